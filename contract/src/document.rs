@@ -1,0 +1,1 @@
+//! From YAML text to [`crate::manifest::Manifest`] and [`crate::site::Site`], with the line of every mistake.
