@@ -1,0 +1,88 @@
+//! The TLS listener for guests: enrolment, assignment, health. Nothing for people lives here.
+
+mod ca;
+mod enrol;
+mod listener;
+mod serve;
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::{Arc, RwLock};
+use std::time::Duration;
+
+use contract::assignment::Assignment;
+use contract::ids::{InstanceName, SiteName};
+use tokio::sync::{Notify, watch};
+
+use crate::store::Store;
+
+pub use ca::{CaError, SiteCa, claim};
+pub use listener::{ListenError, listen};
+
+/// What the loop is woken by. Wake-ups say when, never what.
+pub type Wake = Arc<Notify>;
+
+/// The newest assignment of every instance. It holds secrets, so it lives in memory only and is rendered anew from the
+/// revision in force after a restart.
+#[derive(Debug)]
+pub struct Book {
+    pages: RwLock<BTreeMap<InstanceName, Arc<Assignment>>>,
+    changed: watch::Sender<u64>,
+}
+
+impl Default for Book {
+    fn default() -> Self {
+        Self { pages: RwLock::default(), changed: watch::Sender::new(0) }
+    }
+}
+
+impl Book {
+    /// Puts an assignment in force; agents that wait for it get it at once.
+    pub fn put(&self, assignment: Assignment) {
+        let mut pages = self.pages.write().unwrap_or_else(|held| held.into_inner());
+        let same = pages.get(&assignment.instance).is_some_and(|known| **known == assignment);
+        if !same {
+            pages.insert(assignment.instance.clone(), Arc::new(assignment));
+            drop(pages);
+            self.changed.send_modify(|count| *count += 1);
+        }
+    }
+
+    /// The newest assignment of an instance.
+    pub fn get(&self, instance: &InstanceName) -> Option<Arc<Assignment>> {
+        self.pages.read().unwrap_or_else(|held| held.into_inner()).get(instance).cloned()
+    }
+
+    /// Sees every later [`Self::put`].
+    fn watch(&self) -> watch::Receiver<u64> {
+        self.changed.subscribe()
+    }
+}
+
+/// Everything that the handlers share.
+#[derive(Debug)]
+pub struct Agents {
+    /// The ledger.
+    pub store: Store,
+    /// The site's CA.
+    pub ca: SiteCa,
+    /// The site.
+    pub site: SiteName,
+    /// Assignments.
+    pub book: Arc<Book>,
+    /// Woken after an enrolment and after a change of health.
+    pub wake: Wake,
+    /// How long a started guest may enrol.
+    pub window: Duration,
+    /// How often a guest reports when nothing changes.
+    pub interval: Duration,
+}
+
+/// Who is on the other end of a connection.
+#[derive(Debug, Clone)]
+pub struct Peer {
+    /// Its address.
+    pub address: SocketAddr,
+    /// SHA-256 of its client certificate, which our CA signed; absent before enrolment.
+    pub certificate: Option<contract::ids::Sha256Digest>,
+}

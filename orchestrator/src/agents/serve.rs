@@ -1,0 +1,160 @@
+//! The three things that a guest can ask.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::extract::{DefaultBodyLimit, Query, State};
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use axum::{Extension, Json, Router};
+use contract::enrolment::{self, EnrolRequest, Problem};
+use contract::health::{self, HealthReport, HealthResponse, WiringOutcome};
+use contract::ids::{Generation, InstanceName};
+use contract::{PROTOCOL, assignment};
+use serde::Deserialize;
+
+use super::{Agents, Peer, enrol};
+use crate::store::{Event, EventKind, Healthiness, StoreError};
+
+/// Largest request: an enrolment or a health report with some 200 units is below 64 KiB.
+const BODY_LIMIT: usize = 64 * 1024;
+
+pub(super) fn router(agents: Arc<Agents>) -> Router {
+    Router::new()
+        .route(enrolment::PATH, post(enrol_guest))
+        .route(assignment::PATH, get(assignment_for))
+        .route(health::PATH, post(take_report))
+        .fallback(|| async { refuse(StatusCode::NOT_FOUND, "no-such-path", "there is nothing here", None) })
+        .layer(DefaultBodyLimit::max(BODY_LIMIT))
+        .with_state(agents)
+}
+
+fn refuse(status: StatusCode, reason: &str, message: impl Into<String>, retry_after: Option<u32>) -> Response {
+    (status, Json(Problem { reason: reason.into(), message: message.into(), retry_after })).into_response()
+}
+
+fn store_trouble(error: &StoreError) -> Response {
+    tracing::error!(reason = error.reason(), %error, "an agent's request failed");
+    refuse(StatusCode::SERVICE_UNAVAILABLE, error.reason(), "the orchestrator's ledger cannot be used now", Some(10))
+}
+
+async fn enrol_guest(
+    State(agents): State<Arc<Agents>>,
+    Extension(peer): Extension<Peer>,
+    Json(request): Json<EnrolRequest>,
+) -> Response {
+    match enrol::enrol(&agents, &request, &peer) {
+        Ok(response) => Json(response).into_response(),
+        Err(refused) => (StatusCode::FORBIDDEN, Json(refused.problem())).into_response(),
+    }
+}
+
+/// The instance behind a client certificate: our CA signed it, and the ledger says whose it is now.
+fn holder(agents: &Agents, peer: &Peer) -> Result<InstanceName, Response> {
+    let Some(certificate) = &peer.certificate else {
+        return Err(refuse(
+            StatusCode::UNAUTHORIZED,
+            "certificate-missing",
+            "this path needs the certificate from enrolment",
+            None,
+        ));
+    };
+    match agents.store.holder(certificate) {
+        Ok(Some(instance)) => Ok(instance),
+        Ok(None) => Err(refuse(
+            StatusCode::FORBIDDEN,
+            "certificate-unknown",
+            "this certificate is not, or no longer, that of a guest of this site",
+            None,
+        )),
+        Err(error) => Err(store_trouble(&error)),
+    }
+}
+
+#[derive(Deserialize)]
+struct Wanted {
+    after: Option<u64>,
+    wait: Option<u32>,
+}
+
+async fn assignment_for(
+    State(agents): State<Arc<Agents>>,
+    Extension(peer): Extension<Peer>,
+    Query(wanted): Query<Wanted>,
+) -> Response {
+    let instance = match holder(&agents, &peer) {
+        Ok(instance) => instance,
+        Err(response) => return response,
+    };
+    let after = Generation(wanted.after.unwrap_or(0));
+    let wait = Duration::from_secs(u64::from(wanted.wait.unwrap_or(0).min(assignment::MAX_WAIT)));
+    let mut changes = agents.book.watch();
+    let newer = async {
+        loop {
+            changes.borrow_and_update();
+            if let Some(found) = agents.book.get(&instance).filter(|found| found.generation > after) {
+                return found;
+            }
+            if changes.changed().await.is_err() {
+                std::future::pending::<()>().await;
+            }
+        }
+    };
+    // At least a moment, so that `wait=0` still sees what is there already.
+    match tokio::time::timeout(wait.max(Duration::from_millis(1)), newer).await {
+        Ok(found) => Json(&*found).into_response(),
+        Err(_) => StatusCode::NO_CONTENT.into_response(),
+    }
+}
+
+async fn take_report(
+    State(agents): State<Arc<Agents>>,
+    Extension(peer): Extension<Peer>,
+    Json(report): Json<HealthReport>,
+) -> Response {
+    let instance = match holder(&agents, &peer) {
+        Ok(instance) => instance,
+        Err(response) => return response,
+    };
+    if report.protocol != PROTOCOL {
+        return refuse(StatusCode::BAD_REQUEST, "protocol", format!("this orchestrator speaks protocol {PROTOCOL}"), None);
+    }
+    match note(&agents, &instance, &report, &peer) {
+        Ok(generation) => {
+            let interval = u32::try_from(agents.interval.as_secs()).unwrap_or(u32::MAX);
+            Json(HealthResponse { generation, interval }).into_response()
+        }
+        Err(error) => store_trouble(&error),
+    }
+}
+
+/// Stores a report and tells the event log what changed.
+fn note(agents: &Agents, instance: &InstanceName, report: &HealthReport, peer: &Peer) -> Result<Generation, StoreError> {
+    let newest = agents.store.instance(instance)?.map_or(Generation(0), |record| record.generation);
+    let problems = report.problems();
+    let healthy =
+        if problems.is_empty() && report.generation == newest { Healthiness::Healthy } else { Healthiness::Unhealthy };
+    let was_healthy = agents.store.agent(instance)?.is_some_and(|agent| agent.healthy_at.is_some());
+    let before = agents.store.note_report(instance, report, peer.address.ip(), healthy)?;
+    let known = before.as_ref().map(HealthReport::problems);
+    if healthy == Healthiness::Healthy && !was_healthy {
+        agents.store.record(
+            Event::new(EventKind::Healthy, format!("{instance} is healthy with assignment {newest}")).instance(instance),
+        )?;
+    } else if !problems.is_empty() && known.as_ref() != Some(&problems) {
+        let reason = match report.wiring.as_ref().map(|wiring| &wiring.outcome) {
+            Some(WiringOutcome::PutBack { reason, .. } | WiringOutcome::Refused { reason, .. }) => reason.as_str(),
+            _ => "guest-degraded",
+        };
+        agents.store.record(
+            Event::new(EventKind::Degraded, format!("{instance}: {}", problems.join("; "))).instance(instance).reason(reason),
+        )?;
+    }
+    if known.as_ref() != Some(&problems)
+        || before.is_none_or(|before| before.generation != report.generation || before.wiring != report.wiring)
+    {
+        agents.wake.notify_one();
+    }
+    Ok(newest)
+}

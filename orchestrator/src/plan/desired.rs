@@ -1,0 +1,150 @@
+//! What is wanted, as `plan` sees it: made from a verified site, and from nothing else.
+
+use std::collections::BTreeMap;
+
+use contract::ids::{
+    Hostname, InstanceName, InvalidId, NodeName, PoolId, PveVersion, ReleaseId, SiteName, StorageId, TemplateName,
+    VmidRange,
+};
+use contract::manifest::{GuestKind, Manifest};
+use contract::site::{Address, Instance, Onboot, Protection, Prune, Site};
+use contract::ids::{Ipv4Cidr, Mac, Vlan, Vmid};
+use serde::{Deserialize, Serialize};
+
+/// Digest of an assignment's content without its generation, keyed with the site's own key where it holds secrets.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct WiringDigest(pub String);
+
+/// A site's wishes.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Desired {
+    pub(super) site: SiteName,
+    pub(super) revision: String,
+    pub(super) release: ReleaseId,
+    pub(super) min_version: PveVersion,
+    pub(super) node: Option<NodeName>,
+    pub(super) storage: StorageId,
+    pub(super) bridge: String,
+    pub(super) pool: PoolId,
+    pub(super) vmids: VmidRange,
+    pub(super) prune: Prune,
+    pub(super) instances: BTreeMap<InstanceName, DesiredInstance>,
+    /// The site file and the line of each field, for causes.
+    pub(super) file: String,
+    pub(super) lines: BTreeMap<String, usize>,
+}
+
+/// One instance's wishes.
+#[derive(Debug, Clone, PartialEq)]
+pub struct DesiredInstance {
+    pub(super) template: TemplateName,
+    pub(super) kind: GuestKind,
+    pub(super) hostname: Hostname,
+    pub(super) vmid: Option<Vmid>,
+    pub(super) mac: Option<Mac>,
+    pub(super) cores: Option<u32>,
+    pub(super) memory: Option<u32>,
+    pub(super) disk: Option<u32>,
+    pub(super) vlan: Option<Vlan>,
+    pub(super) ip: Option<Ipv4Cidr>,
+    pub(super) gateway: Option<std::net::Ipv4Addr>,
+    pub(super) onboot: Onboot,
+    pub(super) protect: Protection,
+    /// Absent on a laptop, where secrets are not known.
+    pub(super) wiring: Wished,
+}
+
+/// What is known of an instance's assignment when a plan is made.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Wished {
+    /// It can be rendered, and this is its digest.
+    Digest(WiringDigest),
+    /// It cannot: a secret is missing, and the instance cannot go on without.
+    Missing {
+        /// Stable label.
+        reason: &'static str,
+        /// What is missing.
+        message: String,
+        /// What to do.
+        remedy: String,
+    },
+    /// Nobody tried: a laptop has no secrets.
+    Unknown,
+}
+
+impl Desired {
+    /// Parts of a document that was checked against its release.
+    pub(crate) fn from_parts(
+        site: &Site,
+        release: (&ReleaseId, &Manifest),
+        revision: &str,
+        lines: (&str, BTreeMap<String, usize>),
+        mut wiring: impl FnMut(&InstanceName) -> Wished,
+    ) -> Result<Self, InvalidId> {
+        let mut instances = BTreeMap::new();
+        for (name, instance) in &site.instances {
+            // A site that passed `document::against` names only templates of its release.
+            let Some(template) = release.1.templates.get(&instance.template) else { continue };
+            let (ip, gateway) = match instance.network.address {
+                Address::Dhcp => (None, None),
+                Address::Static { cidr, gateway } => (Some(cidr), gateway),
+            };
+            let base = template.resources;
+            let Instance { resources, network, .. } = instance;
+            instances.insert(
+                name.clone(),
+                DesiredInstance {
+                    template: instance.template.clone(),
+                    kind: template.kind,
+                    hostname: Hostname::of(&site.site, name)?,
+                    vmid: instance.vmid,
+                    mac: network.mac,
+                    cores: resources.cpu.or(base.map(|base| base.cpu)),
+                    memory: resources.ram.or(base.map(|base| base.ram)),
+                    disk: resources.disk.or(base.map(|base| base.disk)),
+                    vlan: network.vlan.or(site.proxmox.vlan),
+                    ip,
+                    gateway,
+                    onboot: instance.onboot,
+                    protect: instance.protect,
+                    wiring: wiring(name),
+                },
+            );
+        }
+        Ok(Self {
+            site: site.site.clone(),
+            revision: revision.to_owned(),
+            release: release.0.clone(),
+            min_version: release.1.proxmox_min_version,
+            node: site.proxmox.node.clone(),
+            storage: site.proxmox.storage.clone(),
+            bridge: site.proxmox.bridge.as_str().to_owned(),
+            pool: site.proxmox.pool.clone(),
+            vmids: site.proxmox.vmids,
+            prune: site.prune,
+            instances,
+            file: lines.0.to_owned(),
+            lines: lines.1,
+        })
+    }
+
+    /// The place of a field, or of the nearest one above it: `sites/acme-hq/site.yaml:12 instances.zigbee.template`.
+    pub(super) fn place(&self, field: &str) -> String {
+        let mut at = field;
+        loop {
+            if let Some(line) = self.lines.get(at) {
+                return format!("{}:{line} {field}", self.file);
+            }
+            match at.rsplit_once('.') {
+                Some((above, _)) => at = above,
+                None => return format!("{} {field}", self.file),
+            }
+        }
+    }
+
+    /// Its instances by name.
+    pub fn names(&self) -> impl Iterator<Item = &InstanceName> {
+        self.instances.keys()
+    }
+}

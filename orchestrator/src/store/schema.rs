@@ -1,0 +1,133 @@
+//! The tables, as a list of steps that only ever grows. `PRAGMA user_version` counts the steps taken.
+
+use std::path::Path;
+
+use rusqlite::Connection;
+
+use super::{Result, StoreError};
+
+/// Each entry is applied once, in its own transaction, and never edited after a release.
+const STEPS: &[&str] = &["
+    CREATE TABLE meta (
+        name TEXT PRIMARY KEY,
+        value TEXT NOT NULL
+    ) STRICT;
+
+    -- One row per instance that this site ever reserved a number for.
+    CREATE TABLE instances (
+        name TEXT PRIMARY KEY,
+        vmid INTEGER NOT NULL UNIQUE,
+        mac TEXT NOT NULL UNIQUE,
+        hostname TEXT NOT NULL,
+        release TEXT NOT NULL,
+        template TEXT NOT NULL,
+        reserved_at INTEGER NOT NULL,
+        -- Wiring: the newest generation and the keyed digest of what it holds.
+        generation INTEGER NOT NULL DEFAULT 0,
+        assignment TEXT,
+        wired_by TEXT,
+        -- Enrolment is open from the moment before we start the guest.
+        window_opened_at INTEGER,
+        -- The last thing that went wrong, until something goes right.
+        trouble_reason TEXT,
+        trouble_text TEXT,
+        attempts INTEGER NOT NULL DEFAULT 0,
+        retry_at INTEGER
+    ) STRICT;
+
+    -- Numbers of our range that turned out to belong to guests that we cannot see.
+    CREATE TABLE taken_vmids (
+        vmid INTEGER PRIMARY KEY,
+        seen_at INTEGER NOT NULL
+    ) STRICT;
+
+    CREATE TABLE agents (
+        instance TEXT PRIMARY KEY REFERENCES instances (name) ON DELETE CASCADE,
+        certificate TEXT NOT NULL UNIQUE,   -- SHA-256 of the DER, hex
+        public_key TEXT NOT NULL,           -- SHA-256 of the SubjectPublicKeyInfo, hex
+        enrolled_at INTEGER NOT NULL,
+        machine_id TEXT NOT NULL UNIQUE,
+        ssh_host_keys TEXT NOT NULL,        -- JSON
+        address TEXT NOT NULL,
+        last_seen INTEGER,
+        healthy_at INTEGER,
+        report TEXT                         -- JSON, contract::health::HealthReport
+    ) STRICT;
+
+    -- Every step: a row before it begins, its task before it is awaited, its end.
+    CREATE TABLE journal (
+        id INTEGER PRIMARY KEY,
+        instance TEXT NOT NULL,
+        action TEXT NOT NULL,
+        vmid INTEGER NOT NULL,
+        node TEXT,
+        detail TEXT NOT NULL,
+        because TEXT NOT NULL,
+        revision TEXT NOT NULL,
+        plan TEXT NOT NULL,
+        state TEXT NOT NULL CHECK (state IN ('intended', 'submitted', 'done', 'failed', 'interrupted')),
+        upid TEXT,
+        started_at INTEGER NOT NULL,
+        ended_at INTEGER,
+        reason TEXT,
+        message TEXT
+    ) STRICT;
+    CREATE INDEX journal_open ON journal (state) WHERE state IN ('intended', 'submitted');
+    CREATE INDEX journal_instance ON journal (instance, id);
+
+    CREATE TABLE events (
+        id INTEGER PRIMARY KEY,
+        at INTEGER NOT NULL,
+        kind TEXT NOT NULL,
+        instance TEXT,
+        revision TEXT,
+        reason TEXT,
+        message TEXT NOT NULL
+    ) STRICT;
+    CREATE INDEX events_instance ON events (instance, id);
+
+    CREATE TABLE revisions (
+        id INTEGER PRIMARY KEY,
+        revision TEXT NOT NULL,
+        at INTEGER NOT NULL,
+        verdict TEXT NOT NULL CHECK (verdict IN ('accepted', 'refused')),
+        release TEXT,
+        signer TEXT,
+        reason TEXT,
+        message TEXT
+    ) STRICT;
+
+    CREATE TABLE releases (
+        id TEXT PRIMARY KEY,
+        digest TEXT NOT NULL,
+        seen_at INTEGER NOT NULL
+    ) STRICT;
+"];
+
+/// Takes the steps that this file has not had yet.
+pub(super) fn migrate(connection: &mut Connection, path: &Path) -> Result<()> {
+    let fail = |source| StoreError::Sqlite { path: path.to_owned(), doing: "brought up to date", source };
+    let found = version(connection).map_err(fail)?;
+    let known = STEPS.len() as u32;
+    if found > known {
+        return Err(StoreError::TooNew { path: path.to_owned(), found, known });
+    }
+    for (index, step) in STEPS.iter().enumerate().skip(found as usize) {
+        let transaction = connection.transaction().map_err(fail)?;
+        transaction.execute_batch(step).map_err(fail)?;
+        transaction.pragma_update(None, "user_version", index as u32 + 1).map_err(fail)?;
+        transaction.commit().map_err(fail)?;
+    }
+    Ok(())
+}
+
+/// A reader takes no steps; it only makes sure that it can read what is there.
+pub(super) fn check(connection: &Connection, path: &Path) -> Result<()> {
+    let fail = |source| StoreError::Sqlite { path: path.to_owned(), doing: "read", source };
+    let (found, known) = (version(connection).map_err(fail)?, STEPS.len() as u32);
+    if found == known { Ok(()) } else { Err(StoreError::TooNew { path: path.to_owned(), found, known }) }
+}
+
+fn version(connection: &Connection) -> std::result::Result<u32, rusqlite::Error> {
+    connection.query_row("PRAGMA user_version", [], |row| row.get(0))
+}

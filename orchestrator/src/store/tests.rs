@@ -1,0 +1,142 @@
+#![allow(clippy::unwrap_used)]
+
+use super::*;
+use contract::ids::InstanceName;
+
+fn store() -> (tempfile::TempDir, Store) {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(dir.path()).unwrap();
+    (dir, store)
+}
+
+fn reserve(store: &Store, name: &str, vmid: u32) -> InstanceName {
+    let instance: InstanceName = name.parse().unwrap();
+    store
+        .reserve(&Reservation {
+            instance: &instance,
+            vmid: vmid.try_into().unwrap(),
+            mac: contract::ids::Mac::new([0xBC, 0x24, 0x11, 0, 0, vmid as u8]).unwrap(),
+            hostname: &format!("ctrlable-s-{name}").parse().unwrap(),
+            release: &"2026.06".parse().unwrap(),
+            template: &"zigbee2mqtt".parse().unwrap(),
+        })
+        .unwrap();
+    instance
+}
+
+#[test]
+fn a_reservation_survives_reopening() {
+    let (dir, store) = store();
+    let name = reserve(&store, "zigbee", 2000);
+    drop(store);
+    let store = Store::open(dir.path()).unwrap();
+    assert_eq!(store.instance(&name).unwrap().unwrap().vmid.get(), 2000);
+    assert_eq!(Store::open_read_only(dir.path()).unwrap().instances().unwrap().len(), 1);
+}
+
+#[test]
+fn one_number_belongs_to_one_instance() {
+    let (_dir, store) = store();
+    reserve(&store, "zigbee", 2000);
+    let other: InstanceName = "frigate".parse().unwrap();
+    let clash = store.reserve(&Reservation {
+        instance: &other,
+        vmid: 2000.try_into().unwrap(),
+        mac: "BC:24:11:00:00:99".parse().unwrap(),
+        hostname: &"ctrlable-s-frigate".parse().unwrap(),
+        release: &"2026.06".parse().unwrap(),
+        template: &"frigate".parse().unwrap(),
+    });
+    assert_eq!(clash.unwrap_err().reason(), "ledger-io");
+}
+
+#[test]
+fn a_generation_grows_only_when_the_content_changes() {
+    let (_dir, store) = store();
+    let name = reserve(&store, "zigbee", 2000);
+    assert_eq!(store.wire(&name, "a", "r1").unwrap().0, 1);
+    assert_eq!(store.wire(&name, "a", "r2").unwrap().0, 1);
+    assert_eq!(store.wire(&name, "b", "r2").unwrap().0, 2);
+}
+
+#[test]
+fn trouble_waits_longer_each_time_and_ends_when_something_goes_right() {
+    let (_dir, store) = store();
+    let name = reserve(&store, "zigbee", 2000);
+    let wait = |store: &Store| store.instance(&name).unwrap().unwrap().trouble.unwrap().retry_at - now();
+    store.note_trouble(&name, "storage-full", "no space").unwrap();
+    let first = wait(&store);
+    store.note_trouble(&name, "storage-full", "no space").unwrap();
+    store.note_trouble(&name, "storage-full", "no space").unwrap();
+    assert!(wait(&store) > first);
+    for _ in 0..40 {
+        store.note_trouble(&name, "storage-full", "no space").unwrap();
+    }
+    assert!(wait(&store) <= 300);
+    store.clear_trouble(&name).unwrap();
+    assert_eq!(store.instance(&name).unwrap().unwrap().trouble, None);
+}
+
+#[test]
+fn an_open_step_is_found_after_a_restart_with_its_task() {
+    let (dir, store) = store();
+    let name = reserve(&store, "zigbee", 2000);
+    let id = store
+        .intend(&JournalEntry {
+            instance: &name,
+            action: "clone",
+            vmid: 2000.try_into().unwrap(),
+            node: Some(&"pve1".parse().unwrap()),
+            detail: "clone",
+            because: "instances.zigbee",
+            revision: "r",
+            plan: "p",
+        })
+        .unwrap();
+    store.submitted(id, "UPID:pve1:…").unwrap();
+    drop(store);
+    let store = Store::open(dir.path()).unwrap();
+    assert_eq!(store.open_entries().unwrap()[0].upid.as_deref(), Some("UPID:pve1:…"));
+    store.ended(id, JournalState::Done, None).unwrap();
+    assert!(store.open_entries().unwrap().is_empty());
+    assert!(store.ever_intended(&name, "clone", 2000.try_into().unwrap()).unwrap());
+}
+
+#[test]
+fn a_newer_schema_is_refused_not_guessed() {
+    let (dir, store) = store();
+    store.with("written", |db| db.pragma_update(None, "user_version", 99)).unwrap();
+    drop(store);
+    assert_eq!(Store::open(dir.path()).unwrap_err().reason(), "ledger-too-new");
+    assert_eq!(Store::open_read_only(dir.path()).unwrap_err().reason(), "ledger-too-new");
+}
+
+#[test]
+fn identities_are_unique_across_the_site() {
+    let (_dir, store) = store();
+    let one = reserve(&store, "one", 2000);
+    let two = reserve(&store, "two", 2001);
+    let digest = |byte: &str| byte.repeat(32).parse().unwrap();
+    let identity = |machine: &str, key: &str| contract::enrolment::Identity {
+        machine_id: digest(machine),
+        sealed_machine_id: None,
+        ssh_host_keys: [("ssh-ed25519".to_owned(), key.to_owned())].into(),
+    };
+    let enrol = |name: &InstanceName, certificate: &str, identity: contract::enrolment::Identity| {
+        store
+            .enrol(&Enrolment {
+                instance: name,
+                certificate: &digest(certificate),
+                public_key: &digest(certificate),
+                identity: &identity,
+                address: [127, 0, 0, 1].into(),
+            })
+            .unwrap()
+    };
+    assert_eq!(enrol(&one, "aa", identity("01", "k1")), Ok(()));
+    assert_eq!(enrol(&one, "ab", identity("09", "k9")), Err(Conflict::AlreadyEnrolled));
+    assert_eq!(enrol(&two, "ac", identity("01", "k2")), Err(Conflict::SameMachineId(one.clone())));
+    assert_eq!(enrol(&two, "ad", identity("02", "k1")), Err(Conflict::SameHostKey(one.clone())));
+    assert_eq!(enrol(&two, "ae", identity("02", "k2")), Ok(()));
+    assert_eq!(store.holder(&digest("ae")).unwrap(), Some(two));
+}
