@@ -19,3 +19,15 @@ pub mod agents;
 
 /// Durable, private files.
 mod files;
+
+/// `orchestrator.toml`.
+pub mod config;
+
+/// The site's secrets by name.
+pub mod secrets;
+
+/// From a template's wiring and a site's values to an assignment.
+//pub mod wiring;
+
+/// What an instance is in one word, and why.
+pub mod status;

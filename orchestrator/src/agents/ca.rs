@@ -129,7 +129,8 @@ impl SiteCa {
     /// Signs a guest's request. Only its public key is taken from it.
     pub fn sign(&self, csr: &str, site: &SiteName, instance: &InstanceName) -> Result<Signed, CaError> {
         // Reading the request checks its signature: the guest holds the key.
-        let request = CertificateSigningRequestParams::from_pem(csr).map_err(|error| CaError::Request(error.to_string()))?;
+        let request =
+            CertificateSigningRequestParams::from_pem(csr).map_err(|error| CaError::Request(error.to_string()))?;
         let public_key = digest(&request.public_key.subject_public_key_info());
         let mut params = CertificateParams::default();
         params.distinguished_name = name(&format!("{instance}.{site}"));
@@ -142,10 +143,7 @@ impl SiteCa {
     }
 
     /// A certificate and key for the listener, for these names and addresses.
-    pub fn server(
-        &self,
-        names: &[String],
-    ) -> Result<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>), CaError> {
+    pub fn server(&self, names: &[String]) -> Result<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>), CaError> {
         let key = KeyPair::generate()?;
         let mut params = CertificateParams::default();
         params.distinguished_name = name("ctrlable orchestrator");
@@ -224,6 +222,9 @@ fn read(path: &Path) -> Result<Option<String>, CaError> {
 }
 
 fn write(path: &Path, text: &str) -> Result<(), CaError> {
-    crate::files::write_private(path, text.as_bytes())
-        .map_err(|source| CaError::File { path: path.to_owned(), doing: "written", source })
+    crate::files::write_private(path, text.as_bytes()).map_err(|source| CaError::File {
+        path: path.to_owned(),
+        doing: "written",
+        source,
+    })
 }

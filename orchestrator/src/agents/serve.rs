@@ -118,7 +118,12 @@ async fn take_report(
         Err(response) => return response,
     };
     if report.protocol != PROTOCOL {
-        return refuse(StatusCode::BAD_REQUEST, "protocol", format!("this orchestrator speaks protocol {PROTOCOL}"), None);
+        return refuse(
+            StatusCode::BAD_REQUEST,
+            "protocol",
+            format!("this orchestrator speaks protocol {PROTOCOL}"),
+            None,
+        );
     }
     match note(&agents, &instance, &report, &peer) {
         Ok(generation) => {
@@ -130,7 +135,12 @@ async fn take_report(
 }
 
 /// Stores a report and tells the event log what changed.
-fn note(agents: &Agents, instance: &InstanceName, report: &HealthReport, peer: &Peer) -> Result<Generation, StoreError> {
+fn note(
+    agents: &Agents,
+    instance: &InstanceName,
+    report: &HealthReport,
+    peer: &Peer,
+) -> Result<Generation, StoreError> {
     let newest = agents.store.instance(instance)?.map_or(Generation(0), |record| record.generation);
     let problems = report.problems();
     let healthy =
@@ -140,7 +150,8 @@ fn note(agents: &Agents, instance: &InstanceName, report: &HealthReport, peer: &
     let known = before.as_ref().map(HealthReport::problems);
     if healthy == Healthiness::Healthy && !was_healthy {
         agents.store.record(
-            Event::new(EventKind::Healthy, format!("{instance} is healthy with assignment {newest}")).instance(instance),
+            Event::new(EventKind::Healthy, format!("{instance} is healthy with assignment {newest}"))
+                .instance(instance),
         )?;
     } else if !problems.is_empty() && known.as_ref() != Some(&problems) {
         let reason = match report.wiring.as_ref().map(|wiring| &wiring.outcome) {
@@ -148,7 +159,9 @@ fn note(agents: &Agents, instance: &InstanceName, report: &HealthReport, peer: &
             _ => "guest-degraded",
         };
         agents.store.record(
-            Event::new(EventKind::Degraded, format!("{instance}: {}", problems.join("; "))).instance(instance).reason(reason),
+            Event::new(EventKind::Degraded, format!("{instance}: {}", problems.join("; ")))
+                .instance(instance)
+                .reason(reason),
         )?;
     }
     if known.as_ref() != Some(&problems)

@@ -20,12 +20,7 @@ pub fn plan(desired: &Desired, observed: &Observed, ledger: &Ledger) -> Plan {
         desired.instances.iter().map(|(name, wish)| planner.wanted(name, wish)).collect();
     instances.extend(planner.unwanted());
     instances.sort_by(|a, b| a.instance.cmp(&b.instance));
-    Plan {
-        site: desired.site.clone(),
-        revision: desired.revision.clone(),
-        release: desired.release.clone(),
-        instances,
-    }
+    Plan { site: desired.site.clone(), revision: desired.revision.clone(), release: desired.release.clone(), instances }
 }
 
 struct Planner<'a> {
@@ -55,9 +50,7 @@ impl<'a> Planner<'a> {
         numbers.extend(desired.instances.values().filter_map(|wish| wish.vmid));
         let mut macs: BTreeSet<Mac> = ledger.reservations.values().map(|reservation| reservation.mac).collect();
         macs.extend(desired.instances.values().filter_map(|wish| wish.mac));
-        macs.extend(
-            observed.guests.values().filter_map(|guest| guest.settings.as_ref()?.net0.as_ref()?.mac),
-        );
+        macs.extend(observed.guests.values().filter_map(|guest| guest.settings.as_ref()?.net0.as_ref()?.mac));
         Self { desired, observed, ledger, ours, numbers, macs }
     }
 
@@ -140,17 +133,16 @@ impl<'a> Planner<'a> {
             because: self.cause(&field, "a clone has its template's settings"),
         });
         if let Some(to) = wish.disk.filter(|disk| template_disk.is_none_or(|now| now < *disk)) {
-            let observed = template_disk.map_or("the template's disk".into(), |now| format!("the template has {now} GiB"));
+            let observed =
+                template_disk.map_or("the template's disk".into(), |now| format!("the template has {now} GiB"));
             part.steps.push(Step {
                 action: Action::Grow { node: node.clone(), kind, to },
                 because: self.cause(&format!("{field}.resources.disk"), observed),
             });
         }
         self.wire(name, wish, &field, part);
-        part.steps.push(Step {
-            action: Action::Start { node, kind },
-            because: self.cause(&field, "a clone is stopped"),
-        });
+        part.steps
+            .push(Step { action: Action::Start { node, kind }, because: self.cause(&field, "a clone is stopped") });
         self.await_agent(&field, &super::ObservedAgent::default(), part, Agent::MustEnrol);
     }
 
@@ -200,7 +192,10 @@ impl<'a> Planner<'a> {
                     wish.template
                 ));
             } else if *release != self.desired.release {
-                part.notes.push(format!("was cloned from release {release}; it is kept and wired by {}", self.desired.release));
+                part.notes.push(format!(
+                    "was cloned from release {release}; it is kept and wired by {}",
+                    self.desired.release
+                ));
             }
         }
         if let Some(blocked) = missing_wiring(wish) {
@@ -235,10 +230,9 @@ impl<'a> Planner<'a> {
         let agent = self.observed.agents.get(name).cloned().unwrap_or_default();
         let enrols = if agent.enrolled { Agent::Enrolled } else { Agent::MustEnrol };
         match (guest.power, enrols, agent.window) {
-            (Power::Stopped, ..) => part.steps.push(Step {
-                action: Action::Start { node, kind },
-                because: self.cause(&field, "it is stopped"),
-            }),
+            (Power::Stopped, ..) => part
+                .steps
+                .push(Step { action: Action::Start { node, kind }, because: self.cause(&field, "it is stopped") }),
             // Only a guest that we have just started may enrol: start it again.
             (Power::Running, Agent::MustEnrol, Window::Closed) => {
                 let because = self.cause(&field, "it runs, has not enrolled, and its window is closed");
@@ -336,7 +330,11 @@ impl<'a> Planner<'a> {
         }
         let protect = wish.protect == Protection::Protected;
         if settings.is_none_or(|now| now.protection != protect) {
-            note(Setting::Protection(protect), settings.map(|now| now.protection.to_string()), &format!("{field}.protect"));
+            note(
+                Setting::Protection(protect),
+                settings.map(|now| now.protection.to_string()),
+                &format!("{field}.protect"),
+            );
         }
         let tags = self.tags(name, settings);
         if settings.is_none_or(|now| now.tags != tags) {
@@ -375,7 +373,7 @@ impl<'a> Planner<'a> {
             Some(vmid) if occupied(&vmid) => {
                 return Err(Blocked {
                     reason: "vmid-taken",
-                    message: format!("the site asks for number {vmid}, which belongs to a guest that is not ours"),
+                    message: format!("the site asks for number {vmid}, which another guest has"),
                     remedy: format!("choose another `instances.{name}.vmid`, or leave it out"),
                 });
             }
@@ -393,10 +391,7 @@ impl<'a> Planner<'a> {
             });
         };
         self.numbers.insert(vmid);
-        let mac = wish
-            .mac
-            .or(held.map(|held| held.mac))
-            .or_else(|| mac_for(&self.desired.site, name, &self.macs));
+        let mac = wish.mac.or(held.map(|held| held.mac)).or_else(|| mac_for(&self.desired.site, name, &self.macs));
         let Some(mac) = mac else {
             return Err(Blocked {
                 reason: "macs-exhausted",
@@ -415,7 +410,10 @@ impl<'a> Planner<'a> {
         if version < self.desired.min_version {
             return Err(Blocked {
                 reason: "node-too-old",
-                message: format!("release {release} needs Proxmox VE {}, the node has {version}", self.desired.min_version),
+                message: format!(
+                    "release {release} needs Proxmox VE {}, the node has {version}",
+                    self.desired.min_version
+                ),
                 remedy: "upgrade the node, or stay on an older release".into(),
             });
         }
@@ -431,7 +429,10 @@ impl<'a> Planner<'a> {
             [template] if template.kind == wish.kind => Ok(Some(template)),
             [template] => Err(Blocked {
                 reason: "template-kind",
-                message: format!("template {} is a {:?}, the release says {:?}", template.vmid, template.kind, wish.kind),
+                message: format!(
+                    "template {} is a {:?}, the release says {:?}",
+                    template.vmid, template.kind, wish.kind
+                ),
                 remedy: format!("remove the tags of {} and adopt the right guest", template.vmid),
             }),
             [] => Err(Blocked {

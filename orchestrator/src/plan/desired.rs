@@ -6,9 +6,9 @@ use contract::ids::{
     Hostname, InstanceName, InvalidId, NodeName, PoolId, PveVersion, ReleaseId, SiteName, StorageId, TemplateName,
     VmidRange,
 };
+use contract::ids::{Ipv4Cidr, Mac, Vlan, Vmid};
 use contract::manifest::{GuestKind, Manifest};
 use contract::site::{Address, Instance, Onboot, Protection, Prune, Site};
-use contract::ids::{Ipv4Cidr, Mac, Vlan, Vmid};
 use serde::{Deserialize, Serialize};
 
 /// Digest of an assignment's content without its generation, keyed with the site's own key where it holds secrets.

@@ -9,7 +9,9 @@ mod identity;
 mod observed;
 mod text;
 
-use contract::ids::{InstanceName, Ipv4Cidr, Mac, NodeName, PoolId, ReleaseId, SiteName, StorageId, TemplateName, Vmid};
+use contract::ids::{
+    InstanceName, Ipv4Cidr, Mac, NodeName, PoolId, ReleaseId, SiteName, StorageId, TemplateName, Vmid,
+};
 use contract::manifest::GuestKind;
 use serde::Serialize;
 use sha2::{Digest, Sha256};
@@ -18,8 +20,8 @@ pub use decide::plan;
 pub use desired::{Desired, DesiredInstance, WiringDigest, Wished};
 pub use identity::mac_for;
 pub use observed::{
-    Ledger, Observed, ObservedAgent, ObservedGuest, ObservedNet, ObservedStorage, ObservedTemplate, Owner, Power, Reservation,
-    Settings, Window,
+    Ledger, Observed, ObservedAgent, ObservedGuest, ObservedNet, ObservedStorage, ObservedTemplate, Owner, Power,
+    Reservation, Settings, Window,
 };
 pub use text::{Palette, describe, render};
 

@@ -66,7 +66,8 @@ impl Store {
     pub fn enrol(&self, enrolment: &Enrolment<'_>) -> Result<std::result::Result<(), Conflict>> {
         let others = self.agents()?;
         if let Some(earlier) = others.get(enrolment.instance) {
-            let same = earlier.public_key == *enrolment.public_key && earlier.machine_id == enrolment.identity.machine_id;
+            let same =
+                earlier.public_key == *enrolment.public_key && earlier.machine_id == enrolment.identity.machine_id;
             if !same || earlier.last_seen.is_some() {
                 return Ok(Err(Conflict::AlreadyEnrolled));
             }
@@ -75,7 +76,8 @@ impl Store {
             if other.machine_id == enrolment.identity.machine_id {
                 return Ok(Err(Conflict::SameMachineId(name.clone())));
             }
-            if other.ssh_host_keys.values().any(|key| enrolment.identity.ssh_host_keys.values().any(|ours| ours == key)) {
+            if other.ssh_host_keys.values().any(|key| enrolment.identity.ssh_host_keys.values().any(|ours| ours == key))
+            {
                 return Ok(Err(Conflict::SameHostKey(name.clone())));
             }
         }
@@ -96,8 +98,10 @@ impl Store {
                     enrolment.public_key.as_str(),
                 ],
             )?;
-            transaction
-                .execute("UPDATE instances SET window_opened_at = NULL WHERE name = ?1", [enrolment.instance.as_str()])?;
+            transaction.execute(
+                "UPDATE instances SET window_opened_at = NULL WHERE name = ?1",
+                [enrolment.instance.as_str()],
+            )?;
             transaction.commit()
         })?;
         Ok(Ok(()))

@@ -151,7 +151,14 @@ impl Store {
             db.prepare_cached(
                 "INSERT INTO events (at, kind, instance, revision, reason, message) VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
             )?
-            .execute(params![now(), event.kind.as_str(), instance, revision, event.reason, event.message])?;
+            .execute(params![
+                now(),
+                event.kind.as_str(),
+                instance,
+                revision,
+                event.reason,
+                event.message
+            ])?;
             let id = db.last_insert_rowid();
             if id % 1000 == 0 {
                 db.execute("DELETE FROM events WHERE id <= ?1", [id - KEPT])?;
@@ -187,8 +194,9 @@ impl Store {
     /// How often each kind of event with each reason occurred, for metrics.
     pub fn event_counts(&self) -> Result<Vec<(String, String, i64)>> {
         self.with("read", |db| {
-            let mut statement =
-                db.prepare_cached("SELECT kind, COALESCE(reason, ''), COUNT(*) FROM events GROUP BY 1, 2 ORDER BY 1, 2")?;
+            let mut statement = db.prepare_cached(
+                "SELECT kind, COALESCE(reason, ''), COUNT(*) FROM events GROUP BY 1, 2 ORDER BY 1, 2",
+            )?;
             statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?.collect()
         })
     }

@@ -184,8 +184,9 @@ impl Store {
                  WHERE name = ?1 AND assignment IS NOT ?2",
                 params![name.as_str(), digest, by],
             )?;
-            let generation = transaction
-                .query_row("SELECT generation FROM instances WHERE name = ?1", [name.as_str()], |row| row.get(0))?;
+            let generation =
+                transaction
+                    .query_row("SELECT generation FROM instances WHERE name = ?1", [name.as_str()], |row| row.get(0))?;
             transaction.commit()?;
             Ok(generation)
         })?;

@@ -145,9 +145,7 @@ impl Store {
                 "SELECT id, instance, action, vmid, node, upid FROM journal
                  WHERE state IN ('intended', 'submitted') ORDER BY id",
             )?
-            .query_map([], |row| {
-                Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?, row.get(4)?, row.get(5)?))
-            })?
+            .query_map([], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?, row.get(4)?, row.get(5)?)))?
             .collect()
         })?;
         rows.into_iter()

@@ -124,7 +124,8 @@ impl Store {
         doing: &'static str,
         work: impl FnOnce(&mut Connection) -> std::result::Result<T, rusqlite::Error>,
     ) -> Result<T> {
-        let mut connection: MutexGuard<'_, Connection> = self.connection.lock().unwrap_or_else(|held| held.into_inner());
+        let mut connection: MutexGuard<'_, Connection> =
+            self.connection.lock().unwrap_or_else(|held| held.into_inner());
         work(&mut connection).map_err(|source| StoreError::Sqlite { path: self.path.to_path_buf(), doing, source })
     }
 
@@ -144,9 +145,10 @@ impl Store {
     /// Stores a small value by name.
     pub fn set_meta(&self, name: &str, value: &str) -> Result<()> {
         self.with("written", |db| {
-            db.execute("INSERT INTO meta (name, value) VALUES (?1, ?2) ON CONFLICT DO UPDATE SET value = ?2", [
-                name, value,
-            ])
+            db.execute(
+                "INSERT INTO meta (name, value) VALUES (?1, ?2) ON CONFLICT DO UPDATE SET value = ?2",
+                [name, value],
+            )
             .map(drop)
         })
     }

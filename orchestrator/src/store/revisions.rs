@@ -47,7 +47,9 @@ impl Store {
             Verdict::Accepted { release, signer } => {
                 ("accepted", Some(release.as_str()), Some(signer.as_str()), None, None)
             }
-            Verdict::Refused { reason, message } => ("refused", None, None, Some(reason.as_str()), Some(message.as_str())),
+            Verdict::Refused { reason, message } => {
+                ("refused", None, None, Some(reason.as_str()), Some(message.as_str()))
+            }
         };
         self.with("written", |db| {
             let newest: Option<(i64, String, String, Option<String>)> = db
@@ -90,9 +92,7 @@ impl Store {
                      WHERE {condition} ORDER BY id DESC LIMIT 1"
                 ),
                 [],
-                |row| {
-                    Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?, row.get(4)?, row.get(5)?, row.get(6)?))
-                },
+                |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?, row.get(4)?, row.get(5)?, row.get(6)?)),
             )
             .optional()
         })?;

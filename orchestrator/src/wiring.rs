@@ -1,0 +1,158 @@
+//! Resolves a template's wiring for one instance: references in, values out. An agent never sees a template language.
+
+use contract::PROTOCOL;
+use contract::assignment::{AssignedFile, Assignment};
+use contract::ids::{Generation, Hostname, InstanceName, ReleaseId, SecretName};
+use contract::manifest::{InputKind, Template};
+use contract::secret::{Redacted, Secret};
+use contract::site::{InputValue, Instance, SecretRef, Site};
+use serde_json::Value;
+
+use crate::plan::Wished;
+use crate::secrets::Secrets;
+
+/// Why an assignment cannot be rendered now. The instance waits; the others go on.
+#[derive(Debug, thiserror::Error)]
+pub enum WiringError {
+    /// A secret that the site names is not on this orchestrator.
+    #[error("secret `{0}` is not in the secrets file of this site")]
+    SecretMissing(SecretName),
+    /// The merge does not render, although its release passed: a mistake of ours.
+    #[error("{0}")]
+    Render(#[from] contract::reference::RenderError),
+    /// The host name does not fit.
+    #[error("{0}")]
+    Hostname(#[from] contract::ids::InvalidId),
+}
+
+impl WiringError {
+    /// Stable label.
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Self::SecretMissing(_) => "secret-missing",
+            Self::Render(error) => error.reason(),
+            Self::Hostname(_) => "hostname-too-long",
+        }
+    }
+
+    /// What `plan` is told.
+    pub fn wished(&self) -> Wished {
+        let remedy = match self {
+            Self::SecretMissing(name) => {
+                format!(
+                    "add `{name}: …` to the file that `secrets.file` in orchestrator.toml names; it is read again by itself"
+                )
+            }
+            Self::Render(_) | Self::Hostname(_) => "correct the release or the site".into(),
+        };
+        Wished::Missing { reason: self.reason(), message: self.to_string(), remedy }
+    }
+}
+
+/// Everything that an instance's assignment is made of.
+#[derive(Debug, Clone, Copy)]
+pub struct Inputs<'a> {
+    /// The site.
+    pub site: &'a Site,
+    /// The instance's name.
+    pub instance: &'a InstanceName,
+    /// What the site says about it.
+    pub wished: &'a Instance,
+    /// The release that the site follows.
+    pub release: &'a ReleaseId,
+    /// The instance's template in that release.
+    pub template: &'a Template,
+    /// Values for `{ secret: name }`.
+    pub secrets: &'a Secrets,
+}
+
+/// Renders an assignment; its generation is 0 until the ledger gives it one.
+pub fn render(inputs: Inputs<'_>) -> Result<Assignment, WiringError> {
+    let Inputs { site, instance, wished, release, template, secrets } = inputs;
+    let hostname = Hostname::of(&site.site, instance)?;
+    let values = Values { site, instance, hostname: &hostname, template, given: &wished.wiring, secrets };
+    values.check_secrets()?;
+    let mut files = Vec::with_capacity(template.wiring.files.len());
+    for file in &template.wiring.files {
+        let merge = contract::reference::render(&file.merge, &|name| values.lookup(name))?;
+        files.push(AssignedFile {
+            path: file.path.clone(),
+            format: file.format,
+            mode: file.mode.clone(),
+            owner: file.owner.clone(),
+            merge: Redacted::new(merge),
+        });
+    }
+    Ok(Assignment {
+        protocol: PROTOCOL,
+        site: site.site.clone(),
+        instance: instance.clone(),
+        generation: Generation(0),
+        hostname,
+        release: release.clone(),
+        template: wished.template.clone(),
+        timezone: site.timezone.clone(),
+        files,
+        units: template.wiring.units.clone(),
+        probes: template.probes.clone(),
+    })
+}
+
+/// Looks references up.
+struct Values<'a> {
+    site: &'a Site,
+    instance: &'a InstanceName,
+    hostname: &'a Hostname,
+    template: &'a Template,
+    given: &'a std::collections::BTreeMap<String, InputValue>,
+    secrets: &'a Secrets,
+}
+
+impl Values<'_> {
+    /// Every secret that will be looked up is there, so that a lookup that finds nothing means "not given".
+    fn check_secrets(&self) -> Result<(), WiringError> {
+        let shared = self.site.shared.mqtt.iter().filter_map(|mqtt| mqtt.password.as_ref());
+        let uses_mqtt = self.template.wiring.inputs.values().any(|input| input.kind == InputKind::Mqtt);
+        let given = self.given.values().filter_map(|value| match value {
+            InputValue::Secret(reference) => Some(reference),
+            InputValue::Plain(_) => None,
+        });
+        for SecretRef { secret } in shared.filter(|_| uses_mqtt).chain(given) {
+            if self.secrets.get(secret).is_none() {
+                return Err(WiringError::SecretMissing(secret.clone()));
+            }
+        }
+        Ok(())
+    }
+
+    fn secret(&self, reference: &SecretRef) -> Option<Value> {
+        self.secrets.get(&reference.secret).map(Secret::expose).map(Value::from)
+    }
+
+    fn lookup(&self, name: &str) -> Option<Value> {
+        match name {
+            "site.name" => return Some(self.site.site.as_str().into()),
+            "site.timezone" => return self.site.timezone.as_ref().map(|zone| zone.as_str().into()),
+            "instance.name" => return Some(self.instance.as_str().into()),
+            "instance.hostname" => return Some(self.hostname.as_str().into()),
+            _ => {}
+        }
+        let (input_name, part) = name.split_once('.').map_or((name, None), |(input, part)| (input, Some(part)));
+        let input = self.template.wiring.inputs.get(input_name)?;
+        if input.kind == InputKind::Mqtt {
+            let mqtt = self.site.shared.mqtt.as_ref()?;
+            return match part? {
+                "host" => Some(mqtt.host.as_str().into()),
+                "port" => Some(mqtt.port.into()),
+                "username" => mqtt.username.as_deref().map(Value::from),
+                "password" => mqtt.password.as_ref().and_then(|reference| self.secret(reference)),
+                _ => None,
+            };
+        }
+        match self.given.get(input_name) {
+            Some(InputValue::Plain(value)) => Some(value.clone()),
+            Some(InputValue::Secret(reference)) => self.secret(reference),
+            None => input.default.clone(),
+        }
+    }
+}
