@@ -1,2 +1,2 @@
-//! .
+//! `ctrlable`.
 fn main() {}
