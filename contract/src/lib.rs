@@ -22,6 +22,8 @@ pub mod health;
 pub mod document;
 /// What a release says: templates, their pins and wiring.
 pub mod manifest;
+/// The `${…}` references of a template's wiring.
+pub mod reference;
 /// Why a document or a part of it is not accepted: label, place, reason, remedy.
 pub mod refusal;
 /// What a dealer says about one customer location.

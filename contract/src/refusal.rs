@@ -4,12 +4,12 @@ use std::fmt;
 
 /// Defines [`Reason`] with its labels.
 macro_rules! reasons {
-    ($($(#[$doc:meta])* $name:ident = $label:literal,)*) => {
+    ($($(#[doc = $doc:literal])* $name:ident = $label:literal,)*) => {
         /// Why a release manifest or a site definition is refused. The label is what scripts and metrics see.
         #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
         #[non_exhaustive]
         pub enum Reason {
-            $($(#[$doc])* $name,)*
+            $($(#[doc = $doc])* $name,)*
         }
 
         impl Reason {
@@ -20,6 +20,13 @@ macro_rules! reasons {
             pub fn label(self) -> &'static str {
                 match self {
                     $(Self::$name => $label,)*
+                }
+            }
+
+            /// What the label means, as a sentence: the reference in `docs/` is made of these.
+            pub fn meaning(self) -> &'static str {
+                match self {
+                    $(Self::$name => concat!($($doc),*).trim_ascii(),)*
                 }
             }
         }
@@ -127,6 +134,8 @@ reasons! {
     BadPath = "bad-path",
     /// A path that wiring may not touch: the agent's own files, kernel file systems, accounts.
     ForbiddenPath = "forbidden-path",
+    /// An input of a template that contradicts itself: its type, `from`, `schemes`, `default` or `required`.
+    BadInputDefinition = "bad-input-definition",
     /// Two files of one wiring have one path.
     DuplicatePath = "duplicate-path",
     /// Not a file format.

@@ -1,1 +1,0 @@
-//! From YAML text to [`crate::manifest::Manifest`] and [`crate::site::Site`], with the line of every mistake.

@@ -1,0 +1,119 @@
+//! From YAML text to [`Manifest`] and [`Site`], with the line of every mistake.
+//!
+//! The way of a document: [`outline`] reads the events of one YAML document into a tree of nodes with their lines and
+//! refuses what data does not need (aliases, tags, duplicate keys); [`read`] lays the tree into the types of [`raw`],
+//! which hold a document as it was written; [`manifest`] and [`site`] turn those into the valid types. Each step goes on
+//! after a mistake as long as the rest still makes sense, so that a dealer sees all of them at once.
+//!
+//! There is one YAML parser on that way, so nothing can be read in two ways.
+
+use std::collections::BTreeSet;
+
+use crate::ids::ReleaseId;
+use crate::manifest::Manifest;
+use crate::refusal::{Reason, Refusal};
+use crate::site::{ReleaseChoice, Site};
+
+/// What a site and a manifest say about each other.
+mod cross;
+/// Raw release to valid release.
+mod manifest;
+/// The tree of nodes and their lines.
+mod outline;
+/// Collecting refusals.
+mod problems;
+/// Documents as they are written; the JSON Schemas are made of these.
+mod raw;
+/// From the tree into the raw types.
+mod read;
+/// YAML's plain scalars.
+mod scalar;
+/// Raw site to valid site.
+mod site;
+/// Inputs, files and units of a template.
+mod wiring;
+
+pub use outline::Outline;
+
+use outline::Limits;
+use problems::Problems;
+
+/// A release of a hundred templates with generous wiring is about 200 kB.
+const MANIFEST_LIMITS: Limits = Limits { bytes: 1 << 20, depth: 16 };
+
+/// A site of a thousand instances is about 150 kB.
+const SITE_LIMITS: Limits = Limits { bytes: 256 << 10, depth: 16 };
+
+/// A valid document and where in its file everything stands.
+#[derive(Debug, Clone)]
+pub struct Document<T> {
+    /// What it says.
+    pub value: T,
+    /// Where it says it.
+    pub outline: Outline,
+}
+
+/// Reads a release manifest. `file` is its path in the fleet repository, `releases/2026.06.yaml`; the stem must equal
+/// the id inside.
+pub fn manifest(file: &str, bytes: &[u8]) -> Result<Document<Manifest>, Vec<Refusal>> {
+    document(file, bytes, MANIFEST_LIMITS, manifest::validate)
+}
+
+/// Reads a site definition. `file` is its path in the fleet repository, `sites/<site>/site.yaml`; the directory must
+/// equal the name inside.
+pub fn site(file: &str, bytes: &[u8]) -> Result<Document<Site>, Vec<Refusal>> {
+    document(file, bytes, SITE_LIMITS, site::validate)
+}
+
+/// What only both together can tell: unknown templates and inputs, missing inputs and services, values of the wrong
+/// type, disks that would shrink. Empty when all is well.
+pub fn against(site: &Document<Site>, manifest: &Manifest) -> Vec<Refusal> {
+    let problems = Problems::new(&site.outline);
+    cross::check(&problems, &site.value, manifest);
+    problems.into_refusals()
+}
+
+/// Whether the fleet repository has the release that the site names exactly. A site that follows a channel passes:
+/// which release that is, only the verified `channels.yaml` tells.
+pub fn release_exists(site: &Document<Site>, releases: &BTreeSet<ReleaseId>) -> Result<(), Box<Refusal>> {
+    match &site.value.release {
+        ReleaseChoice::Exact(id) if !releases.contains(id) => {
+            let newest = releases.last().map(|id| format!("; the newest is {id}")).unwrap_or_default();
+            Err(Box::new(Refusal {
+                reason: Reason::UnknownRelease,
+                place: site.outline.place("release"),
+                message: format!("there is no release {id} in this fleet repository"),
+                remedy: format!("name one of the files below releases/{newest}"),
+            }))
+        }
+        ReleaseChoice::Exact(_) | ReleaseChoice::Channel(_) => Ok(()),
+    }
+}
+
+/// JSON Schema (2020-12) of a release manifest.
+pub fn manifest_schema() -> serde_json::Value {
+    schemars::schema_for!(raw::Release).to_value()
+}
+
+/// JSON Schema (2020-12) of a site definition.
+pub fn site_schema() -> serde_json::Value {
+    schemars::schema_for!(raw::Site).to_value()
+}
+
+/// The whole way of one document.
+fn document<R: serde::de::DeserializeOwned, T>(
+    file: &str,
+    bytes: &[u8],
+    limits: Limits,
+    validate: fn(&Problems<'_>, R) -> problems::Checked<T>,
+) -> Result<Document<T>, Vec<Refusal>> {
+    let (outline, mistakes) = Outline::read(file, bytes, limits)?;
+    let problems = Problems::new(&outline);
+    problems.extend(mistakes);
+    let value = read::read::<R>(outline.root(), &problems).and_then(|raw| validate(&problems, raw));
+    let refusals = problems.into_refusals();
+    match value {
+        Ok(value) if refusals.is_empty() => Ok(Document { value, outline }),
+        _ => Err(refusals),
+    }
+}

@@ -1,0 +1,81 @@
+//! Documents from files: every fixture of `tests/data/documents` says by its name what is wrong with it.
+#![cfg(feature = "documents")]
+#![allow(clippy::unwrap_used, clippy::panic, missing_docs)]
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use contract::document::{self, Document};
+use contract::ids::ReleaseId;
+use contract::manifest::Manifest;
+use contract::refusal::Refusal;
+use contract::site::{ReleaseChoice, Site};
+
+fn repository() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_owned()
+}
+
+/// What a whole fleet checkout is refused for.
+fn refusals(fleet: &Path) -> Vec<Refusal> {
+    let mut refusals = Vec::new();
+    let mut manifests: BTreeMap<ReleaseId, Document<Manifest>> = BTreeMap::new();
+    for file in files(&fleet.join("releases")) {
+        let name = format!("releases/{}", file.file_name().unwrap().to_str().unwrap());
+        match document::manifest(&name, &fs::read(&file).unwrap()) {
+            Ok(manifest) => drop(manifests.insert(manifest.value.release.clone(), manifest)),
+            Err(found) => refusals.extend(found),
+        }
+    }
+    let broken = !refusals.is_empty();
+    for directory in files(&fleet.join("sites")) {
+        let name = format!("sites/{}/site.yaml", directory.file_name().unwrap().to_str().unwrap());
+        match document::site(&name, &fs::read(directory.join("site.yaml")).unwrap()) {
+            Ok(site) if !broken => refusals.extend(against(&site, &manifests)),
+            Ok(_) => {}
+            Err(found) => refusals.extend(found),
+        }
+    }
+    refusals
+}
+
+fn against(site: &Document<Site>, manifests: &BTreeMap<ReleaseId, Document<Manifest>>) -> Vec<Refusal> {
+    let known: BTreeSet<ReleaseId> = manifests.keys().cloned().collect();
+    if let Err(refusal) = document::release_exists(site, &known) {
+        return vec![*refusal];
+    }
+    match &site.value.release {
+        ReleaseChoice::Exact(id) => document::against(site, &manifests[id].value),
+        ReleaseChoice::Channel(_) => Vec::new(),
+    }
+}
+
+/// The entries of a directory, sorted; none when it is not there.
+fn files(directory: &Path) -> Vec<PathBuf> {
+    let Ok(entries) = fs::read_dir(directory) else { return Vec::new() };
+    let mut files: Vec<PathBuf> = entries.map(|entry| entry.unwrap().path()).collect();
+    files.sort();
+    files
+}
+
+/// `label file:line field` for each refusal, as the `expected` files have them.
+fn lines(refusals: &[Refusal]) -> String {
+    let line = |refusal: &Refusal| {
+        let place = &refusal.place;
+        format!("{} {}:{} {}", refusal.reason, place.file, place.line, place.field).trim_end().to_owned() + "\n"
+    };
+    refusals.iter().map(line).collect()
+}
+
+#[test]
+fn good_fleets_load() {
+    let data = repository().join("tests/data/documents");
+    for fleet in [data.join("good"), data.join("spec-sample"), repository()] {
+        let refusals = refusals(&fleet);
+        assert!(refusals.is_empty(), "{}: {}", fleet.display(), report(&refusals));
+    }
+}
+
+fn report(refusals: &[Refusal]) -> String {
+    refusals.iter().map(|refusal| format!("\n{refusal}")).collect()
+}
