@@ -1,0 +1,4 @@
+//! The commands of `ctrlable`.
+
+/// `ctrlable release …`.
+pub mod release;
