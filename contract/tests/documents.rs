@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use contract::document::{self, Document};
 use contract::ids::ReleaseId;
 use contract::manifest::Manifest;
-use contract::refusal::Refusal;
+use contract::refusal::{Reason, Refusal};
 use contract::site::{ReleaseChoice, Site};
 
 fn repository() -> PathBuf {
@@ -65,6 +65,42 @@ fn lines(refusals: &[Refusal]) -> String {
         format!("{} {}:{} {}", refusal.reason, place.file, place.line, place.field).trim_end().to_owned() + "\n"
     };
     refusals.iter().map(line).collect()
+}
+
+#[test]
+fn bad_fleets_are_refused_for_what_they_are_named_after() {
+    let mut cases = 0;
+    let mut wrong = Vec::new();
+    for fleet in files(&repository().join("tests/data/documents")) {
+        let Ok(expected) = fs::read_to_string(fleet.join("expected")) else { continue };
+        assert!(!expected.is_empty(), "{} expects nothing", fleet.display());
+        let refusals = refusals(&fleet);
+        if lines(&refusals) != expected {
+            wrong.push(format!("{}\nexpected\n{expected}got{}", fleet.display(), report(&refusals)));
+        }
+        for refusal in &refusals {
+            let told = refusal.to_string();
+            assert!(!told.to_lowercase().contains("hunter"), "a secret is quoted: {told}");
+            assert!(!refusal.message.is_empty() && !refusal.remedy.is_empty(), "{told}");
+        }
+        cases += 1;
+    }
+    println!("{cases} bad fleets");
+    assert!(wrong.is_empty(), "{}", wrong.join("\n\n"));
+    assert!(cases > 100, "only {cases} fixtures were found");
+}
+
+/// Every label stands in some fixture, so none can go missing unnoticed.
+#[test]
+fn every_reason_has_a_fixture() {
+    let expected: String = files(&repository().join("tests/data/documents"))
+        .iter()
+        .filter_map(|fleet| fs::read_to_string(fleet.join("expected")).ok())
+        .collect();
+    let shown: BTreeSet<&str> = expected.lines().filter_map(|line| line.split(' ').next()).collect();
+    let missing: Vec<&str> =
+        Reason::ALL.iter().map(|reason| reason.label()).filter(|label| !shown.contains(label)).collect();
+    assert_eq!(missing, Vec::<&str>::new());
 }
 
 #[test]

@@ -93,9 +93,12 @@ impl<'a> Problems<'a> {
         self.outline.file()
     }
 
-    /// The proof for a field that the reader has refused already; nothing when it was not.
+    /// The proof for a field that was refused already, or something in it; nothing when it was not.
     pub(super) fn refused(&self, at: &Path<'_>) -> Option<Reported> {
-        self.found.borrow().fields.contains(&at.to_string()).then_some(Reported(()))
+        let at = at.to_string();
+        let found = self.found.borrow();
+        let mut below = found.fields.range(at.clone()..).map_while(|field| field.strip_prefix(at.as_str()));
+        below.any(|rest| rest.is_empty() || rest.starts_with(['.', '['])).then_some(Reported(()))
     }
 
     /// Takes over refusals that were made before the outline was complete.
@@ -128,6 +131,9 @@ impl<'a> Problems<'a> {
     /// The value of a field that must be there. Silent when it was already refused.
     pub(super) fn need<T>(&self, at: &Path<'_>, given: Given<T>) -> Checked<T> {
         given.0.ok_or_else(|| {
+            if let Some(reported) = self.refused(at) {
+                return reported;
+            }
             let field = match at {
                 Path::Key(_, key) => *key,
                 Path::Root | Path::Index(..) => "value",

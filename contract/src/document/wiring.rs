@@ -201,13 +201,13 @@ fn url_fits(schemes: &[String], text: &str) -> Result<(), Misfit> {
         return Err(Misfit { reason: Reason::BadScheme, message: "the input does not take this scheme", remedy });
     }
     let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
-    let host = authority.rsplit('@').next().unwrap_or_default();
-    let port = host.rsplit_once(':').filter(|_| !host.ends_with(']')).map(|(_, port)| port);
+    let place = authority.rsplit('@').next().unwrap_or_default();
+    let (host, port) = match place.rsplit_once(':').filter(|_| !place.ends_with(']')) {
+        Some((host, port)) => (host, port.parse::<u16>().is_ok_and(|port| port > 0)),
+        None => (place, true),
+    };
     // `file:///path` has no host; every other one has.
-    let hostless = host.is_empty() && scheme != "file";
-    let bad_port =
-        port.is_some_and(|port| port.parse::<u16>().is_ok_and(|port| port == 0) || port.parse::<u16>().is_err());
-    if hostless || bad_port || !super::manifest::is_url_text(text) {
+    if (host.is_empty() && scheme != "file") || !port || !super::manifest::is_url_text(text) {
         return bad("the host, the port or a character of this URL is wrong");
     }
     Ok(())
