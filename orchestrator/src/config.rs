@@ -8,6 +8,8 @@ use contract::ids::{InvalidId, SiteName};
 use contract::secret::Secret;
 use serde::Deserialize;
 
+use crate::proxmox::{self, ServerTrust};
+
 /// Where `ctrlable` looks when it is not told.
 pub const DEFAULT_PATH: &str = "/etc/ctrlable/orchestrator.toml";
 
@@ -23,7 +25,7 @@ pub struct Config {
     /// HQ's public keys, as minisign prints them.
     pub keys: Vec<String>,
     /// The hypervisor.
-    pub proxmox: Proxmox,
+    pub proxmox: proxmox::Settings,
     /// The listener for guests.
     pub agents: Agents,
     /// The listener for people.
@@ -49,26 +51,6 @@ pub struct Source {
     pub ca_file: Option<PathBuf>,
     /// Secret of `POST /hooks/git`; absent: the hook is off.
     pub webhook_secret: Option<Secret>,
-}
-
-/// See [`Config::proxmox`].
-#[derive(Debug)]
-pub struct Proxmox {
-    /// `https://HOST:8006`.
-    pub url: String,
-    /// `user@realm!id=secret`.
-    pub token: Secret,
-    /// What is believed about the node's certificate.
-    pub trust: ProxmoxTrust,
-}
-
-/// How the node's certificate is checked.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum ProxmoxTrust {
-    /// It is signed by this CA; PEM.
-    Ca(Vec<u8>),
-    /// It has this SHA-256 fingerprint, colon-separated hex.
-    Fingerprint(String),
 }
 
 /// See [`Config::agents`].
@@ -268,9 +250,11 @@ impl Config {
         let id = |field| {
             move |error: InvalidId| ConfigError::Value { path: path.to_owned(), field, message: error.to_string() }
         };
-        let trust = match (raw.proxmox.ca_file, raw.proxmox.fingerprint) {
-            (Some(file), None) => ProxmoxTrust::Ca(read(&at(file), "proxmox.ca_file")?),
-            (None, Some(fingerprint)) => ProxmoxTrust::Fingerprint(fingerprint),
+        let server = match (raw.proxmox.ca_file, raw.proxmox.fingerprint) {
+            (Some(file), None) => ServerTrust::Ca(read(&at(file), "proxmox.ca_file")?),
+            (None, Some(fingerprint)) => ServerTrust::Fingerprint(
+                fingerprint.parse().map_err(|error| value("proxmox.fingerprint", format!("{error}")))?,
+            ),
             _ => {
                 return Err(value(
                     "proxmox",
@@ -318,11 +302,11 @@ impl Config {
                     .transpose()?,
             },
             keys: raw.trust.keys,
-            proxmox: Proxmox {
-                url: raw.proxmox.url,
-                token: secret(&at(raw.proxmox.token_file), "proxmox.token_file")?,
-                trust,
-            },
+            proxmox: proxmox::Settings::new(
+                raw.proxmox.url.parse().map_err(|error| value("proxmox.url", format!("{error}")))?,
+                secret(&at(raw.proxmox.token_file), "proxmox.token_file")?,
+                server,
+            ),
             agents: Agents {
                 listen: raw.agents.listen,
                 advertise: raw.agents.advertise,

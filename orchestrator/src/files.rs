@@ -7,7 +7,7 @@ use tempfile::NamedTempFile;
 
 /// Writes a file of mode 0600 atomically and durably: a temporary file in the same directory, synced, renamed, and
 /// the directory synced.
-pub fn write_private(path: &Path, content: &[u8]) -> io::Result<()> {
+pub(crate) fn write_private(path: &Path, content: &[u8]) -> io::Result<()> {
     let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
     // NamedTempFile makes its file with mode 0600.
     let mut file = NamedTempFile::new_in(directory)?;

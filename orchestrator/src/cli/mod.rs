@@ -1,4 +1,130 @@
-//! The commands of `ctrlable`.
+//! The command line. Data goes to standard output, talk to standard error; `--json` everywhere.
+//!
+//! Exit codes: 0 done, or nothing to do; 1 refused or failed; 2 a plan with something to do, or wrong usage.
 
-/// `ctrlable release …`.
+mod look;
+mod plan;
 pub mod release;
+mod site;
+mod why;
+
+pub(crate) use look::ACCEPTED_REWRITE;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{CommandFactory, Parser, Subcommand};
+
+use crate::config::{Config, ConfigError, DEFAULT_PATH};
+
+/// Exit code of a plan with something to do.
+pub const CHANGES: u8 = 2;
+
+/// Pulls a signed fleet repository and makes one Proxmox site what it says.
+#[derive(Debug, Parser)]
+#[command(name = "ctrlable", version, propagate_version = true)]
+pub struct Cli {
+    /// Print JSON instead of text.
+    #[arg(long, global = true)]
+    json: bool,
+    #[command(subcommand)]
+    command: Command,
+}
+
+/// How results are printed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Format {
+    /// For people.
+    Text,
+    /// For machines: one object, or one per line.
+    Json,
+}
+
+/// What every command that needs the site's own configuration takes.
+#[derive(Debug, clap::Args)]
+pub(crate) struct ConfigArg {
+    /// The orchestrator's configuration.
+    #[arg(long, value_name = "FILE", env = "CTRLABLE_CONFIG", default_value = DEFAULT_PATH)]
+    config: PathBuf,
+}
+
+impl ConfigArg {
+    pub(crate) fn load(&self) -> Result<Config, ConfigError> {
+        Config::load(&self.config)
+    }
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the orchestrator of a site.
+    ///
+    /// Example: ctrlable serve --config /etc/ctrlable/orchestrator.toml
+    Serve(#[command(flatten)] ConfigArg),
+    /// Show what would be done; exit 0: nothing, 2: something, 1: an error.
+    ///
+    /// Example: ctrlable plan --fleet . --site acme-hq     (on a laptop, from a checkout)
+    /// Example: ctrlable plan                              (on a site, against what is there)
+    #[command(verbatim_doc_comment)]
+    Plan(plan::Args),
+    /// Show every instance and how it is.
+    ///
+    /// Example: ctrlable status --watch
+    Status(look::StatusArgs),
+    /// Show what happened, with the revision that asked for it.
+    ///
+    /// Example: ctrlable events --instance zigbee --limit 20
+    Events(look::EventsArgs),
+    /// Show the chain revision, field, step, task, observation for one instance.
+    ///
+    /// Example: ctrlable why zigbee
+    Why(why::Args),
+    /// HQ's tools for releases.
+    Release(release::ReleaseArgs),
+    /// A dealer's tools for site definitions.
+    #[command(subcommand)]
+    Site(site::Command),
+    /// Make and mark templates by hand.
+    //REL #[command(subcommand)]
+    //REL Template(template::Command),
+    /// Check connection, version, storage, bridge, pool and privileges.
+    ///
+    /// Example: ctrlable doctor
+    //REL Doctor(doctor::Args),
+    /// Accept a revision that does not follow from the last accepted one, after a person looked at it.
+    ///
+    /// Example: ctrlable accept-rewrite 4f9c…
+    AcceptRewrite(look::AcceptArgs),
+    /// Print the completion script of a shell.
+    ///
+    /// Example: ctrlable completions bash > /etc/bash_completion.d/ctrlable
+    Completions {
+        /// Which shell.
+        shell: clap_complete::Shell,
+    },
+}
+
+/// Runs a command; prints what goes wrong with its causes.
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let format = if cli.json { Format::Json } else { Format::Text };
+    let result = match cli.command {
+        Command::Serve(args) => args.load().map_err(Into::into).and_then(crate::serve::run),
+        Command::Plan(args) => plan::run(&args, format),
+        Command::Status(args) => look::status(&args, format),
+        Command::Events(args) => look::events(&args, format),
+        Command::Why(args) => why::run(&args, format),
+        Command::Release(args) => return release::run(args, format),
+        Command::Site(command) => site::run(&command, format),
+        //REL Command::Template(command) => template::run(&command),
+        //REL Command::Doctor(args) => doctor::run(&args),
+        Command::AcceptRewrite(args) => look::accept(&args),
+        Command::Completions { shell } => {
+            clap_complete::generate(shell, &mut Cli::command(), "ctrlable", &mut std::io::stdout());
+            Ok(ExitCode::SUCCESS)
+        }
+    };
+    result.unwrap_or_else(|error| {
+        anstream::eprintln!("ctrlable: {error:#}");
+        ExitCode::FAILURE
+    })
+}

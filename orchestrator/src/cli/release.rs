@@ -5,6 +5,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
+use super::Format;
 use clap::{Args, Subcommand};
 use contract::ids::ReleaseId;
 use contract::secret::Secret;
@@ -16,15 +17,6 @@ use crate::release::{
     KeyProtection, Origin, ReleaseError, SigningKey, Strictness, keygen, lint, scaffold, sign, signable, verify,
 };
 use crate::trust::{KeySet, VerifyingKey};
-
-/// How results are printed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Format {
-    /// For people.
-    Text,
-    /// For scripts.
-    Json,
-}
 
 /// Make keys, and make, check, sign and verify releases.
 #[derive(Debug, Args)]

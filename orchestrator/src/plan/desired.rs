@@ -11,13 +11,17 @@ use contract::manifest::{GuestKind, Manifest};
 use contract::site::{Address, Instance, Onboot, Protection, Prune, Site};
 use serde::{Deserialize, Serialize};
 
+use contract::document::Outline;
+
+use crate::trust::CheckedSite;
+
 /// Digest of an assignment's content without its generation, keyed with the site's own key where it holds secrets.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct WiringDigest(pub String);
 
 /// A site's wishes.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone)]
 pub struct Desired {
     pub(super) site: SiteName,
     pub(super) revision: String,
@@ -30,9 +34,8 @@ pub struct Desired {
     pub(super) vmids: VmidRange,
     pub(super) prune: Prune,
     pub(super) instances: BTreeMap<InstanceName, DesiredInstance>,
-    /// The site file and the line of each field, for causes.
-    pub(super) file: String,
-    pub(super) lines: BTreeMap<String, usize>,
+    /// File and line of each field, for causes.
+    pub(super) outline: Option<Outline>,
 }
 
 /// One instance's wishes.
@@ -74,18 +77,27 @@ pub enum Wished {
 }
 
 impl Desired {
-    /// Parts of a document that was checked against its release.
-    pub(crate) fn from_parts(
+    /// From a site that was checked together with its release. `wiring` says what is known of each assignment.
+    ///
+    /// A laptop may plan with a site that nobody vouched for; `apply` only ever sees plans of verified ones, because
+    /// the loop has no others.
+    pub fn of(checked: &CheckedSite, wiring: impl FnMut(&InstanceName) -> Wished) -> Result<Self, InvalidId> {
+        let revision = checked.revision().map_or("checkout", |revision| revision.as_str());
+        let outline = Some(checked.outline().clone());
+        Self::from_parts(checked.site(), checked.release().manifest(), revision, outline, wiring)
+    }
+
+    pub(super) fn from_parts(
         site: &Site,
-        release: (&ReleaseId, &Manifest),
+        manifest: &Manifest,
         revision: &str,
-        lines: (&str, BTreeMap<String, usize>),
+        outline: Option<Outline>,
         mut wiring: impl FnMut(&InstanceName) -> Wished,
     ) -> Result<Self, InvalidId> {
         let mut instances = BTreeMap::new();
         for (name, instance) in &site.instances {
             // A site that passed `document::against` names only templates of its release.
-            let Some(template) = release.1.templates.get(&instance.template) else { continue };
+            let Some(template) = manifest.templates.get(&instance.template) else { continue };
             let (ip, gateway) = match instance.network.address {
                 Address::Dhcp => (None, None),
                 Address::Static { cidr, gateway } => (Some(cidr), gateway),
@@ -115,8 +127,8 @@ impl Desired {
         Ok(Self {
             site: site.site.clone(),
             revision: revision.to_owned(),
-            release: release.0.clone(),
-            min_version: release.1.proxmox_min_version,
+            release: manifest.release.clone(),
+            min_version: manifest.proxmox_min_version,
             node: site.proxmox.node.clone(),
             storage: site.proxmox.storage.clone(),
             bridge: site.proxmox.bridge.as_str().to_owned(),
@@ -124,23 +136,13 @@ impl Desired {
             vmids: site.proxmox.vmids,
             prune: site.prune,
             instances,
-            file: lines.0.to_owned(),
-            lines: lines.1,
+            outline,
         })
     }
 
-    /// The place of a field, or of the nearest one above it: `sites/acme-hq/site.yaml:12 instances.zigbee.template`.
+    /// The place of a field: `sites/acme-hq/site.yaml:12: instances.zigbee.template`.
     pub(super) fn place(&self, field: &str) -> String {
-        let mut at = field;
-        loop {
-            if let Some(line) = self.lines.get(at) {
-                return format!("{}:{line} {field}", self.file);
-            }
-            match at.rsplit_once('.') {
-                Some((above, _)) => at = above,
-                None => return format!("{} {field}", self.file),
-            }
-        }
+        self.outline.as_ref().map_or_else(|| field.to_owned(), |outline| outline.place(field).to_string())
     }
 
     /// Its instances by name.

@@ -244,7 +244,7 @@ fn a_running_guest_is_rewired_without_a_restart_and_the_others_are_left_alone() 
     apply(&plan(&before, &observed, &ledger), &before, &mut observed, &mut ledger);
     assert!(plan(&before, &observed, &ledger).is_settled());
     let manifest = manifest();
-    let after = Desired::from_parts(&site, (&manifest.release, &manifest), "r2", ("s", BTreeMap::new()), |name| {
+    let after = Desired::from_parts(&site, &manifest, "r2", None, |name| {
         Wished::Digest(WiringDigest(if name.as_str() == "sensor" { "w2".into() } else { format!("w1 {name}") }))
     })
     .unwrap();
@@ -383,7 +383,7 @@ fn a_lost_ledger_is_rebuilt_from_the_markers() {
 fn a_missing_secret_blocks_its_instance_only() {
     let site = site([("broker", instance("mqtt-broker")), ("sensor", instance("sensor"))]);
     let manifest = manifest();
-    let desired = Desired::from_parts(&site, (&manifest.release, &manifest), "r", ("s", BTreeMap::new()), |name| {
+    let desired = Desired::from_parts(&site, &manifest, "r", None, |name| {
         if name.as_str() == "sensor" {
             Wished::Missing { reason: "secret-missing", message: "m".into(), remedy: "r".into() }
         } else {

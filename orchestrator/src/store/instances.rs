@@ -201,6 +201,13 @@ impl Store {
         })
     }
 
+    /// Closes the window in which a guest may enrol under this name.
+    pub fn close_window(&self, name: &InstanceName) -> Result<()> {
+        self.with("written", |db| {
+            db.execute("UPDATE instances SET window_opened_at = NULL WHERE name = ?1", [name.as_str()]).map(drop)
+        })
+    }
+
     /// Notes what went wrong; each time in a row waits longer, up to five minutes.
     pub fn note_trouble(&self, name: &InstanceName, reason: &str, message: &str) -> Result<()> {
         self.with("written", |db| {

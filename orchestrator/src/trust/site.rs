@@ -113,6 +113,11 @@ impl CheckedSite {
         &self.release
     }
 
+    /// Files and lines of all its fields.
+    pub(crate) fn outline(&self) -> &contract::document::Outline {
+        &self.document.outline
+    }
+
     /// File and line of a field of the site, such as `instances.zigbee.network.ip`.
     pub fn place(&self, field: &str) -> Place {
         self.document.outline.place(field)
