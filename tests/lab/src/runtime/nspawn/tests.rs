@@ -1,0 +1,277 @@
+//! Real guests, booted. Needs root, systemd-nspawn and the other tools, and the first time a Debian mirror; without
+//! them each test says why it is skipped. `TMPDIR` must be on a file system that overlayfs can write to.
+
+#![allow(clippy::unwrap_used, clippy::panic)]
+
+use std::fs;
+use std::net::Ipv4Addr;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+use std::time::{Duration, Instant};
+
+use tempfile::TempDir;
+
+use super::*;
+use crate::image;
+use crate::runtime::{Address, Nic};
+
+/// Far more than anything here takes: only a hang reaches it.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+const BRIDGE: &str = "vmbr0";
+const SUBNET: &str = "10.77.0.0/24";
+
+/// A state directory that is taken down however the test ends.
+struct Bench {
+    directory: TempDir,
+}
+
+impl Bench {
+    /// `None`, with the reason printed, where no guest can be booted.
+    fn new() -> Option<Self> {
+        let tools = ["systemd-nspawn", "ip", "dnsmasq", "mmdebstrap", "nsenter", "unshare", "setsid", "setpriv"];
+        let found = |tool: &&str| mounted::PATH.split(':').any(|directory| Path::new(directory).join(tool).exists());
+        if let Some(missing) = tools.iter().find(|tool| !found(tool)) {
+            eprintln!("skipped: {missing} is not installed");
+            return None;
+        }
+        if let Err(reason) = require_root() {
+            eprintln!("skipped: {reason}");
+            return None;
+        }
+        Some(Self { directory: tempfile::Builder::new().prefix("lab with, odd: name ").tempdir().unwrap() })
+    }
+
+    fn state(&self) -> PathBuf {
+        self.directory.path().join("state")
+    }
+
+    fn open(&self) -> NspawnRuntime {
+        NspawnRuntime::open(&self.state(), BRIDGE, SUBNET).unwrap()
+    }
+
+    /// The one image that all tests share.
+    fn image(&self) -> PathBuf {
+        let out = self.directory.path().join("images");
+        image::run(&image::ImageArgs { out, name: "base".into(), ..Default::default() }).unwrap()
+    }
+
+    fn exec(&self, vmid: Vmid, command: &str) -> Output {
+        let argv = ["sh", "-c", command].map(str::to_owned);
+        exec_command(&self.state(), vmid, &argv).unwrap().output().unwrap()
+    }
+
+    /// What a command in a guest prints; it must succeed.
+    fn says(&self, vmid: Vmid, command: &str) -> String {
+        let output = self.exec(vmid, command);
+        assert!(output.status.success(), "`{command}` in {vmid}: {output:?}\n{}", self.console(vmid));
+        String::from_utf8(output.stdout).unwrap().trim().to_owned()
+    }
+
+    fn console(&self, vmid: Vmid) -> String {
+        fs::read_to_string(self.place().console(vmid)).unwrap_or_default()
+    }
+
+    /// Waits until systemd has started all it wants to.
+    fn settled(&self, vmid: Vmid) {
+        let state = until("systemd to settle", || {
+            let state = String::from_utf8(self.exec(vmid, "systemctl is-system-running").stdout).unwrap();
+            ["running", "degraded"].contains(&state.trim()).then_some(state)
+        });
+        let failed = self.says(vmid, "systemctl --failed --no-legend --plain");
+        assert_eq!((state.trim(), failed.as_str()), ("running", ""), "{}", self.console(vmid));
+    }
+
+    fn place(&self) -> Place {
+        Place::find(&self.state()).unwrap()
+    }
+
+    /// Traces of one guest outside its files.
+    fn traces(&self, vmid: Vmid) -> Vec<String> {
+        let place = self.place();
+        let ports = Command::new("ip").args(["-n", &place.namespace(), "-o", "link", "show"]).output().unwrap().stdout;
+        let port = format!("veth{vmid}i");
+        let mut found: Vec<String> =
+            String::from_utf8(ports).unwrap().lines().filter(|line| line.contains(&port)).map(str::to_owned).collect();
+        found.extend(network::namespaces(&place).into_iter().filter(|name| *name == place.guest_namespace(vmid)));
+        let group = Group::of_guest(&place, vmid).unwrap();
+        found.extend(group.populated().then(|| format!("processes in {}", group.relative().display())));
+        found.extend(self.mounts());
+        found
+    }
+
+    /// Mounts below the state directory that anybody but a guest sees.
+    fn mounts(&self) -> Vec<String> {
+        let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
+        let name = self.directory.path().file_name().unwrap().to_str().unwrap().replace(' ', "\\040");
+        mounts.lines().filter(|line| line.contains(&name)).map(str::to_owned).collect()
+    }
+}
+
+impl Drop for Bench {
+    fn drop(&mut self) {
+        tear_down(&self.state()).unwrap();
+        let place = self.place();
+        let hierarchy = Command::new("find").args(["/sys/fs/cgroup", "-type", "d", "-name", &place.id]).output().unwrap();
+        let left = (network::namespaces(&place), self.mounts(), String::from_utf8(hierarchy.stdout).unwrap(), place.record().exists());
+        // A second panic would hide the first.
+        if !std::thread::panicking() {
+            assert_eq!(left, (vec![], vec![], String::new(), false), "a lab that is down has left something");
+            tear_down(&self.state()).unwrap();
+        }
+    }
+}
+
+/// Polls until there is an answer.
+fn until<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
+    let begin = Instant::now();
+    loop {
+        if let Some(answer) = look() {
+            return answer;
+        }
+        assert!(begin.elapsed() < PATIENCE, "waited in vain for {what}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+fn guest(vmid: Vmid, address: Address) -> GuestSpec {
+    let nic = Nic { name: "eth0".into(), mac: format!("BC:24:11:0A:00:{:02X}", vmid % 256), bridge: BRIDGE.into(), address };
+    GuestSpec { vmid, hostname: format!("guest{vmid}"), nics: vec![nic], memory: 256 }
+}
+
+fn fixed(vmid: Vmid) -> GuestSpec {
+    let last = u8::try_from(vmid % 256).unwrap();
+    let cidr = (Ipv4Addr::new(10, 77, 0, last), 24);
+    guest(vmid, Address::Static { cidr, gateway: Some(Ipv4Addr::new(10, 77, 0, 1)) })
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn guests_boot_meet_and_are_found_again() {
+    let Some(bench) = Bench::new() else { return };
+    let lab = bench.open();
+    let begin = Instant::now();
+    let mut lap = begin;
+    let mut took = |what: &str| {
+        eprintln!("{what}: {} ms", lap.elapsed().as_millis());
+        lap = Instant::now();
+    };
+    let image = bench.image();
+    took("image");
+    lab.import(100, image).await.unwrap();
+    took("import");
+
+    // A template that was not sealed, cloned.
+    let unsealed = "0123456789abcdef0123456789abcdef\n";
+    let key = "etc/ssh/ssh_host_ed25519_key";
+    {
+        let disk = Mounted::open(&lab.lab.place, &lab.lab.disks, 100, Holder::Passing).unwrap();
+        disk.write("etc/machine-id", unsealed).unwrap();
+        assert!(!bench.mounts().iter().any(|mount| mount.contains("overlay")), "only the holder sees the mount");
+    }
+    for vmid in [101, 102, 103] {
+        lab.clone_disk(100, vmid).await.unwrap();
+    }
+    took("three clones");
+    let look = |vmid: Vmid, path: &str| {
+        Mounted::open(&lab.lab.place, &lab.lab.disks, vmid, Holder::Passing).unwrap().read(path).unwrap().unwrap()
+    };
+    assert_eq!(look(100, "etc/machine-id"), unsealed, "the source is left as it was");
+    assert_eq!(look(101, "etc/machine-id"), "");
+    assert_eq!(look(101, key), look(100, key), "host keys are cloned");
+
+    took("looking");
+    let specs = (fixed(101), fixed(102), guest(103, Address::Dhcp));
+    let (a, b, c) = tokio::join!(lab.start(&specs.0), lab.start(&specs.1), lab.start(&specs.2));
+    (a.unwrap(), b.unwrap(), c.unwrap());
+    took("three starts at once");
+    assert_eq!(lab.start(&specs.0).await.unwrap_err(), "CT 101 already running");
+    for vmid in [101, 102, 103] {
+        bench.settled(vmid);
+    }
+    took("three systems up");
+    eprintln!("{}", bench.says(101, "systemd-analyze"));
+    eprintln!("{}", bench.says(101, "journalctl -b -p warning --no-pager --quiet"));
+
+    // Each is itself.
+    for vmid in [101, 102, 103] {
+        assert_eq!(bench.says(vmid, "hostname"), format!("guest{vmid}"));
+        assert_eq!(bench.says(vmid, "getent hosts guest$$ >/dev/null; getent hosts $(hostname)").split_whitespace().next(), Some("127.0.1.1"));
+        let name = bench.says(
+            vmid,
+            "busctl get-property org.freedesktop.hostname1 /org/freedesktop/hostname1 org.freedesktop.hostname1 Hostname",
+        );
+        assert_eq!(name, format!("s \"guest{vmid}\""));
+        assert_eq!(bench.says(vmid, "cat /sys/class/net/eth0/address"), format!("bc:24:11:0a:00:{vmid:02x}"));
+    }
+    let mut ids: Vec<String> = [101, 102, 103].map(|vmid| bench.says(vmid, "cat /etc/machine-id")).into();
+    ids.sort();
+    ids.dedup();
+    assert_eq!((ids.len(), ids[0].len()), (3, 32));
+
+    // They reach each other, and the node reaches them.
+    bench.says(101, "ping -c 1 -W 5 10.77.0.102");
+    assert_eq!(bench.says(102, "bash -c 'exec 3<>/dev/tcp/10.77.0.101/22 && head -c 4 <&3'"), "SSH-");
+    let argv = ["bash", "-c", "exec 3<>/dev/tcp/10.77.0.101/22"].map(str::to_owned);
+    assert!(exec_netns(&bench.state(), &argv).unwrap().success());
+
+    // What the node sees.
+    let seen = lab.interfaces(101).await;
+    assert_eq!((seen[0].name.as_str(), seen[0].inet.clone()), ("lo", vec![("127.0.0.1".to_owned(), 8)]));
+    assert_eq!((seen[1].name.as_str(), seen[1].mac.as_str()), ("eth0", "bc:24:11:0a:00:65"));
+    assert_eq!(seen[1].inet, [("10.77.0.101".to_owned(), 24)]);
+    let lease = until("a lease", || bench_interfaces(&lab, 103).into_iter().find(|i| i.name == "eth0")?.inet.pop());
+    let lease_address: Ipv4Addr = lease.0.parse().unwrap();
+    assert!((128..=254).contains(&lease_address.octets()[3]), "{lease_address}");
+    let leases = fs::read_to_string(lab.lab.place.root().join("dnsmasq.leases")).unwrap();
+    assert!(leases.contains("bc:24:11:0a:00:67") && leases.contains(&lease.0), "{leases}");
+    took("looking at everything");
+
+    // The lab is killed and started again.
+    let init = lab.pid(101).await.unwrap();
+    let parent = |pid: u32| {
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+        stat.rsplit_once(") ").unwrap().1.split(' ').nth(1).unwrap().parse::<u32>().unwrap()
+    };
+    assert_ne!(parent(parent(parent(init))), std::process::id(), "a guest is nobody's child");
+    drop(lab);
+    let lab = bench.open();
+    assert_eq!(lab.pid(101).await, Some(init));
+    assert_eq!(lab.interfaces(101).await, seen);
+    assert_eq!(lab.pid(100).await, None);
+    assert!(lab.interfaces(100).await.is_empty());
+    took("opening again");
+
+    // A guest may reboot itself.
+    bench.says(103, "touch /etc/kept; systemctl reboot");
+    let before = ids.iter().find(|id| **id == bench_id(&bench, 103)).cloned();
+    until("another init", || lab_pid(&lab, 103).filter(|_| bench.exec(103, "test -e /run/rebooting").status.code() == Some(1)));
+    bench.settled(103);
+    assert_eq!(bench.says(103, "cat /etc/machine-id"), before.unwrap());
+    took("reboot");
+
+    // And ends in three ways.
+    assert!(lab.destroy(101).await.unwrap_err().contains("container is running"));
+    assert!(lab.clone_disk(101, 104).await.unwrap_err().contains("running container"));
+    lab.shutdown(101, 30).await.unwrap();
+    took("shutdown");
+    lab.stop(102).await.unwrap();
+    lab.stop(102).await.unwrap();
+    took("stop");
+    assert_eq!((lab.pid(101).await, lab.pid(102).await), (None, None));
+    assert_eq!((bench.traces(101), bench.traces(102)), (vec![], vec![]));
+    lab.start(&specs.1).await.unwrap();
+    bench.settled(102);
+    assert!(ids.contains(&bench.says(102, "cat /etc/machine-id")), "a second start keeps the identity");
+    lab.destroy(101).await.unwrap();
+    assert!(lab.start(&specs.0).await.unwrap_err().contains("no disk"));
+    took("second start, destroy");
+    eprintln!("all: {} ms", begin.elapsed().as_millis());
+}
+
+fn bench_id(bench: &Bench, vmid: Vmid) -> String {
+    fs::read_dir(bench.place().root().join("layers")).unwrap().flatten().find_map(|layer| {
+        let id = fs::read_to_string(layer.path().join("fs/etc/machine-id")).ok()?;
+        let list = fs::read_to_string(bench.place().guest(vmid).join("layers")).unwrap();
+        (list.lines().next() == layer.file_name().to_str()).then(|| id.trim().to_owned())
+    }).unwrap()
+}
