@@ -30,6 +30,7 @@ pub(super) fn start(place: &Place, disks: &Disks, network: &Network, spec: &Gues
     if let Some(nic) = spec.nics.iter().find(|nic| nic.name.is_empty() || nic.name.contains(['/', '\0', '\n'])) {
         return Err(format!("`{}` is not the name of a network interface", nic.name.escape_debug()));
     }
+    disks.check(spec.vmid)?;
     tidy(place, spec.vmid)?;
     boot(place, disks, network, spec, &group).inspect_err(|_| {
         let _ = group.kill().and_then(|()| tidy(place, spec.vmid));

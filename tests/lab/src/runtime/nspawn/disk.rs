@@ -70,6 +70,11 @@ impl Disks {
         self.create(vmid, vec![self.new_layer()?, id])
     }
 
+    /// Whether a guest has a disk that can be used; the error says why not.
+    pub(super) fn check(&self, vmid: Vmid) -> Result<(), Failure> {
+        self.read(vmid).map(drop)
+    }
+
     /// Makes the target's disk one that starts as the source's is now. The source must not run.
     pub(super) fn clone_disk(&self, source: Vmid, target: Vmid) -> Result<(), Failure> {
         let _lists = self.lock();

@@ -23,7 +23,8 @@ pub(crate) fn exec_command(state: &Path, vmid: Vmid, argv: &[String]) -> Result<
     // The group first: what runs in a guest counts towards its memory and dies with it.
     command.current_dir("/").args(["-c", JOIN]).arg(group.leaf("exec")?);
     command.args(["nsenter", "--target", &init.to_string()]);
-    command.args(["--mount", "--uts", "--ipc", "--net", "--pid", "--cgroup", "--root", "--wd=/", "--"]);
+    // `--wd` without a value: init's own directory. A value would name a directory out here.
+    command.args(["--mount", "--uts", "--ipc", "--net", "--pid", "--cgroup", "--root", "--wd", "--"]);
     command.args(["env", "-i", &format!("PATH={PATH}"), "HOME=/root", "USER=root", "LANG=C.UTF-8", "container=lxc"]);
     if let Ok(terminal) = std::env::var("TERM") {
         command.arg(format!("TERM={terminal}"));

@@ -195,7 +195,7 @@ async fn guests_boot_meet_and_are_found_again() {
     // Each is itself.
     for vmid in [101, 102, 103] {
         assert_eq!(bench.says(vmid, "hostname"), format!("guest{vmid}"));
-        assert_eq!(bench.says(vmid, "getent hosts guest$$ >/dev/null; getent hosts $(hostname)").split_whitespace().next(), Some("127.0.1.1"));
+        assert_eq!(bench.says(vmid, "getent ahostsv4 $(hostname)").split_whitespace().next(), Some("127.0.1.1"));
         let name = bench.says(
             vmid,
             "busctl get-property org.freedesktop.hostname1 /org/freedesktop/hostname1 org.freedesktop.hostname1 Hostname",
@@ -208,6 +208,12 @@ async fn guests_boot_meet_and_are_found_again() {
     ids.dedup();
     assert_eq!((ids.len(), ids[0].len()), (3, 32));
 
+    // A command is in the guest in every respect, and its end is told.
+    assert_eq!(bench.says(101, "pwd; [ . -ef / ] && echo same"), "/\nsame");
+    assert_eq!(bench.says(101, "echo $PATH"), mounted::PATH);
+    assert!(bench.says(101, "cat /proc/self/cgroup").ends_with("/exec"));
+    assert_eq!(bench.exec(101, "exit 7").status.code(), Some(7));
+
     // They reach each other, and the node reaches them.
     bench.says(101, "ping -c 1 -W 5 10.77.0.102");
     assert_eq!(bench.says(102, "bash -c 'exec 3<>/dev/tcp/10.77.0.101/22 && head -c 4 <&3'"), "SSH-");
@@ -219,10 +225,13 @@ async fn guests_boot_meet_and_are_found_again() {
     assert_eq!((seen[0].name.as_str(), seen[0].inet.clone()), ("lo", vec![("127.0.0.1".to_owned(), 8)]));
     assert_eq!((seen[1].name.as_str(), seen[1].mac.as_str()), ("eth0", "bc:24:11:0a:00:65"));
     assert_eq!(seen[1].inet, [("10.77.0.101".to_owned(), 24)]);
-    let lease = until("a lease", || bench_interfaces(&lab, 103).into_iter().find(|i| i.name == "eth0")?.inet.pop());
+    let place = bench.place();
+    let lease = until("a lease", || {
+        network::sample(&place, 103).unwrap().into_iter().find(|interface| interface.name == "eth0")?.inet.pop()
+    });
     let lease_address: Ipv4Addr = lease.0.parse().unwrap();
     assert!((128..=254).contains(&lease_address.octets()[3]), "{lease_address}");
-    let leases = fs::read_to_string(lab.lab.place.root().join("dnsmasq.leases")).unwrap();
+    let leases = fs::read_to_string(place.root().join("dnsmasq.leases")).unwrap();
     assert!(leases.contains("bc:24:11:0a:00:67") && leases.contains(&lease.0), "{leases}");
     took("looking at everything");
 
@@ -242,11 +251,12 @@ async fn guests_boot_meet_and_are_found_again() {
     took("opening again");
 
     // A guest may reboot itself.
-    bench.says(103, "touch /etc/kept; systemctl reboot");
-    let before = ids.iter().find(|id| **id == bench_id(&bench, 103)).cloned();
-    until("another init", || lab_pid(&lab, 103).filter(|_| bench.exec(103, "test -e /run/rebooting").status.code() == Some(1)));
+    let group = Group::of_guest(&place, 103).unwrap();
+    let (id, old) = (bench.says(103, "cat /etc/machine-id"), group.init().unwrap());
+    bench.exec(103, "systemctl reboot");
+    until("another init", || group.init().filter(|new| *new != old));
     bench.settled(103);
-    assert_eq!(bench.says(103, "cat /etc/machine-id"), before.unwrap());
+    assert_eq!(bench.says(103, "cat /etc/machine-id"), id);
     took("reboot");
 
     // And ends in three ways.
@@ -268,10 +278,100 @@ async fn guests_boot_meet_and_are_found_again() {
     eprintln!("all: {} ms", begin.elapsed().as_millis());
 }
 
-fn bench_id(bench: &Bench, vmid: Vmid) -> String {
-    fs::read_dir(bench.place().root().join("layers")).unwrap().flatten().find_map(|layer| {
-        let id = fs::read_to_string(layer.path().join("fs/etc/machine-id")).ok()?;
-        let list = fs::read_to_string(bench.place().guest(vmid).join("layers")).unwrap();
-        (list.lines().next() == layer.file_name().to_str()).then(|| id.trim().to_owned())
-    }).unwrap()
+#[tokio::test(flavor = "multi_thread")]
+async fn a_guest_that_will_not_go_is_reported_and_can_be_killed() {
+    let Some(bench) = Bench::new() else { return };
+    let lab = bench.open();
+    lab.import(100, bench.image()).await.unwrap();
+    lab.start(&guest(100, Address::Manual)).await.unwrap();
+    bench.settled(100);
+    // Whoever is asked to power off starts this target.
+    bench.says(100, "systemctl mask --runtime poweroff.target");
+    assert_eq!(lab.shutdown(100, 1).await.unwrap_err(), "container did not stop");
+    assert!(lab.pid(100).await.is_some());
+    lab.stop(100).await.unwrap();
+    assert_eq!(bench.traces(100), Vec::<String>::new());
+    lab.destroy(100).await.unwrap();
+    assert!(!bench.place().guest(100).exists());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_failed_start_says_why_and_leaves_nothing() {
+    let Some(bench) = Bench::new() else { return };
+    let lab = bench.open();
+    let broken = bench.directory.path().join("broken");
+    fs::create_dir_all(broken.join("etc")).unwrap();
+    fs::create_dir_all(broken.join("usr")).unwrap();
+    lab.import(100, broken).await.unwrap();
+    let refused = lab.start(&fixed(100)).await.unwrap_err();
+    assert!(refused.starts_with("startup for container '100' failed: "), "{refused}");
+    assert_eq!(bench.traces(100), Vec::<String>::new());
+
+    let mut elsewhere = fixed(100);
+    elsewhere.nics[0].bridge = "vmbr9".into();
+    assert_eq!(lab.start(&elsewhere).await.unwrap_err(), "bridge 'vmbr9' does not exist");
+    let mut named = fixed(100);
+    named.nics[0].name = "../../x".into();
+    assert!(lab.start(&named).await.unwrap_err().contains("is not the name of a network interface"));
+    assert_eq!(bench.traces(100), Vec::<String>::new());
+}
+
+#[test]
+fn a_link_in_a_guest_does_not_lead_out_of_it() {
+    let Some(bench) = Bench::new() else { return };
+    let place = Place::create(&bench.state()).unwrap();
+    let disks = Disks::open(&place).unwrap();
+    let outside = bench.directory.path().join("outside");
+    fs::write(&outside, "untouched").unwrap();
+    let evil = bench.directory.path().join("evil");
+    fs::create_dir_all(evil.join("etc")).unwrap();
+    std::os::unix::fs::symlink(&outside, evil.join("etc/hostname")).unwrap();
+    std::os::unix::fs::symlink("/etc", evil.join("var")).unwrap();
+    disks.import(100, &evil).unwrap();
+    let disk = Mounted::open(&place, &disks, 100, Holder::Passing).unwrap();
+    assert!(disk.write("etc/hostname", "x").is_err(), "inside, the link leads nowhere");
+    disk.write("var/hosts", "y").unwrap();
+    assert_eq!(disk.read("etc/hosts").unwrap().unwrap(), "y", "a link within the guest is followed");
+    disk.directory("var/a/b").unwrap();
+    disk.write("etc/a/b/c", "z").unwrap();
+    disk.delete("etc/a/b/c").unwrap();
+    disk.delete("etc/a/b/c").unwrap();
+    assert_eq!(disk.read("etc/a/b/c").unwrap(), None);
+    assert_eq!(fs::read_to_string(&outside).unwrap(), "untouched");
+}
+
+#[test]
+fn the_node_has_a_network_of_its_own() {
+    let Some(bench) = Bench::new() else { return };
+    let state = bench.state();
+    let network_of_this_thread = || fs::read_link("/proc/thread-self/ns/net").unwrap();
+    let outside = network_of_this_thread();
+    std::thread::scope(|scope| {
+        for _ in 0..2 {
+            let thread = scope.spawn(|| {
+                enter_namespace(&state, BRIDGE, SUBNET).unwrap();
+                let child = Command::new("ip").args(["-br", "-4", "address"]).output().unwrap().stdout;
+                (network_of_this_thread(), String::from_utf8(child).unwrap())
+            });
+            let (inside, addresses) = thread.join().unwrap();
+            assert_ne!(inside, outside);
+            assert!(addresses.contains("lo") && addresses.contains("vmbr0") && addresses.contains("10.77.0.1/24"), "{addresses}");
+        }
+    });
+    assert_eq!(network_of_this_thread(), outside);
+    let refused = enter_namespace(&state, BRIDGE, "10.78.0.0/24").unwrap_err();
+    assert!(refused.contains("already has 10.77.0.1/24") && refused.contains("down"), "{refused}");
+    assert!(enter_namespace(&state, BRIDGE, "10.78.0.0").unwrap_err().contains("`10.78.0.0`"));
+}
+
+#[test]
+fn a_lab_whose_directory_was_deleted_is_swept() {
+    let Some(bench) = Bench::new() else { return };
+    drop(bench.open());
+    let place = bench.place();
+    assert!(Group::of_dhcp(&place).unwrap().populated());
+    fs::remove_dir_all(bench.state()).unwrap();
+    sweep();
+    assert!(!Group::of_dhcp(&place).unwrap().populated());
+    assert!(!place.record().exists() && network::namespaces(&place).is_empty());
 }
