@@ -60,6 +60,9 @@ pub(crate) fn run_down(args: &DownArgs) -> Result<ExitCode, Failure> {
 
 /// A command's end as our own: 128 and the signal's number if one killed it, as shells have it.
 fn exit_code(status: ExitStatus) -> ExitCode {
-    let code = status.code().or_else(|| status.signal().map(|signal| 128 + signal)).unwrap_or(1);
+    let code = status
+        .code()
+        .or_else(|| status.signal().map(|signal| 128 + signal))
+        .unwrap_or(1);
     ExitCode::from(u8::try_from(code).unwrap_or(1))
 }

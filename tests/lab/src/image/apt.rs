@@ -20,7 +20,14 @@ const FETCHING: [&str; 7] = [
 ];
 
 /// Environment that tools need behind a proxy.
-pub(super) const PROXIES: [&str; 6] = ["http_proxy", "https_proxy", "no_proxy", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY"];
+pub(super) const PROXIES: [&str; 6] = [
+    "http_proxy",
+    "https_proxy",
+    "no_proxy",
+    "HTTP_PROXY",
+    "HTTPS_PROXY",
+    "NO_PROXY",
+];
 
 /// One package source.
 #[derive(Debug, PartialEq, Eq)]
@@ -34,9 +41,14 @@ struct Source {
 pub(super) fn host_suite() -> Option<String> {
     let release = fs::read_to_string("/etc/os-release").ok()?;
     let field = |name: &str| {
-        release.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix('=')).map(|value| value.trim_matches('"').to_owned())
+        release
+            .lines()
+            .find_map(|line| line.strip_prefix(name)?.strip_prefix('='))
+            .map(|value| value.trim_matches('"').to_owned())
     };
-    (field("ID")? == "debian").then(|| field("VERSION_CODENAME")).flatten()
+    (field("ID")? == "debian")
+        .then(|| field("VERSION_CODENAME"))
+        .flatten()
 }
 
 /// Lines for sources.list that fetch `suite` from where this machine fetches its own.
@@ -46,7 +58,11 @@ pub(super) fn sources(suite: &str) -> Vec<String> {
 
 /// This machine's settings about fetching, one `key "value"` each.
 pub(super) fn settings() -> Vec<String> {
-    let dump = Command::new("apt-config").arg("dump").output().map(|output| output.stdout).unwrap_or_default();
+    let dump = Command::new("apt-config")
+        .arg("dump")
+        .output()
+        .map(|output| output.stdout)
+        .unwrap_or_default();
     String::from_utf8_lossy(&dump)
         .lines()
         .filter(|line| FETCHING.iter().any(|key| line.starts_with(key)))
@@ -63,7 +79,9 @@ fn source_lines(suite: &str, host: Option<&str>, known: &[Source]) -> Vec<String
         let is_debian = |source: &&Source| {
             source.signed_by.contains("debian-archive")
                 || source.uri.contains("debian.org/")
-                || known.iter().any(|other| other.uri == source.uri && other.suite == updates)
+                || known
+                    .iter()
+                    .any(|other| other.uri == source.uri && other.suite == updates)
         };
         of_suite(host.to_owned()).find(is_debian)
     });
@@ -72,21 +90,29 @@ fn source_lines(suite: &str, host: Option<&str>, known: &[Source]) -> Vec<String
     let mut lines = vec![format!("deb {mirror} {suite} main")];
     if !matches!(suite, "sid" | "unstable") {
         lines.push(format!("deb {mirror} {suite}-updates main"));
-        lines.push(format!("deb {} {suite}-security main", security.map_or(SECURITY, |source| &source.uri)));
+        lines.push(format!(
+            "deb {} {suite}-security main",
+            security.map_or(SECURITY, |source| &source.uri)
+        ));
     }
     lines
 }
 
 fn host_sources() -> Vec<Source> {
     let mut files = vec![PathBuf::from("/etc/apt/sources.list")];
-    let parts = fs::read_dir("/etc/apt/sources.list.d").into_iter().flatten().flatten();
+    let parts = fs::read_dir("/etc/apt/sources.list.d")
+        .into_iter()
+        .flatten()
+        .flatten();
     files.extend(parts.map(|entry| entry.path()));
     files.sort();
     files.iter().flat_map(|file| read_sources(file)).collect()
 }
 
 fn read_sources(file: &Path) -> Vec<Source> {
-    let Ok(text) = fs::read_to_string(file) else { return Vec::new() };
+    let Ok(text) = fs::read_to_string(file) else {
+        return Vec::new();
+    };
     let mut sources = match file.extension().and_then(|extension| extension.to_str()) {
         Some("list") => one_line_style(&text),
         Some("sources") => deb822_style(&text),
@@ -96,11 +122,16 @@ fn read_sources(file: &Path) -> Vec<Source> {
         // Debian's cloud images name their mirror in a file, which an image does not have.
         if let Some(list) = source.uri.strip_prefix("mirror+file:") {
             let list = fs::read_to_string(list).unwrap_or_default();
-            source.uri = list.split_whitespace().next().unwrap_or_default().to_owned();
+            source.uri = list
+                .split_whitespace()
+                .next()
+                .unwrap_or_default()
+                .to_owned();
         }
         source.uri.truncate(source.uri.trim_end_matches('/').len());
     }
-    sources.retain(|source| source.uri.starts_with("http://") || source.uri.starts_with("https://"));
+    sources
+        .retain(|source| source.uri.starts_with("http://") || source.uri.starts_with("https://"));
     sources
 }
 
@@ -108,14 +139,23 @@ fn read_sources(file: &Path) -> Vec<Source> {
 fn one_line_style(text: &str) -> Vec<Source> {
     text.lines()
         .filter_map(|line| {
-            let rest = line.split('#').next()?.trim().strip_prefix("deb ")?.trim_start();
+            let rest = line
+                .split('#')
+                .next()?
+                .trim()
+                .strip_prefix("deb ")?
+                .trim_start();
             let (options, rest) = match rest.strip_prefix('[') {
                 Some(rest) => rest.split_once(']')?,
                 None => ("", rest),
             };
             let mut words = rest.split_whitespace();
             let (uri, suite) = (words.next()?.to_owned(), words.next()?.to_owned());
-            words.any(|component| component == "main").then(|| Source { uri, suite, signed_by: options.to_owned() })
+            words.any(|component| component == "main").then(|| Source {
+                uri,
+                suite,
+                signed_by: options.to_owned(),
+            })
         })
         .collect()
 }
@@ -128,7 +168,10 @@ fn deb822_style(text: &str) -> Vec<Source> {
         let field = |name: &str| {
             stanza
                 .iter()
-                .find_map(|line| line.split_once(':').filter(|(key, _)| key.eq_ignore_ascii_case(name)))
+                .find_map(|line| {
+                    line.split_once(':')
+                        .filter(|(key, _)| key.eq_ignore_ascii_case(name))
+                })
                 .map_or("", |(_, value)| value.trim())
         };
         let has = |name: &str, word: &str| field(name).split_whitespace().any(|each| each == word);
@@ -137,7 +180,11 @@ fn deb822_style(text: &str) -> Vec<Source> {
         }
         for uri in field("URIs").split_whitespace() {
             for suite in field("Suites").split_whitespace() {
-                sources.push(Source { uri: uri.into(), suite: suite.into(), signed_by: field("Signed-By").into() });
+                sources.push(Source {
+                    uri: uri.into(),
+                    suite: suite.into(),
+                    signed_by: field("Signed-By").into(),
+                });
             }
         }
     }
@@ -193,7 +240,10 @@ Components: main
              deb http://other.example.net/debian bookworm stable\n",
         );
         assert_eq!(known.len(), 1);
-        assert_eq!(source_lines("bookworm", Some("bookworm"), &known)[0], "deb http://m.example.net/d bookworm main");
+        assert_eq!(
+            source_lines("bookworm", Some("bookworm"), &known)[0],
+            "deb http://m.example.net/d bookworm main"
+        );
     }
 
     #[test]
@@ -201,6 +251,9 @@ Components: main
         let lines = source_lines("bookworm", None, &deb822_style(DEB822));
         assert_eq!(lines[0], format!("deb {MIRROR} bookworm main"));
         assert_eq!(lines[2], format!("deb {SECURITY} bookworm-security main"));
-        assert_eq!(source_lines("sid", None, &[]), [format!("deb {MIRROR} sid main")]);
+        assert_eq!(
+            source_lines("sid", None, &[]),
+            [format!("deb {MIRROR} sid main")]
+        );
     }
 }

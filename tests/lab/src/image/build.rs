@@ -21,8 +21,12 @@ const SHOWN_LINES: usize = 30;
 const POLICY: &str = "usr/sbin/policy-rc.d";
 
 /// In the image for good: it saves a third of the space, and packages installed later should do the same.
-const DPKG_OPTIONS: [&str; 4] =
-    ["path-exclude=/usr/share/doc/*", "path-include=/usr/share/doc/*/copyright", "path-exclude=/usr/share/man/*", "path-exclude=/usr/share/locale/*/*"];
+const DPKG_OPTIONS: [&str; 4] = [
+    "path-exclude=/usr/share/doc/*",
+    "path-include=/usr/share/doc/*/copyright",
+    "path-exclude=/usr/share/man/*",
+    "path-exclude=/usr/share/locale/*/*",
+];
 
 /// An image in the making.
 pub(super) struct Workshop {
@@ -37,7 +41,14 @@ impl Workshop {
         fs::create_dir_all(&workshop.packages).map_err(|error| at(&workshop.packages, &error))?;
         // Package scripts are run as root anyway; the sandbox user has no right to the cache.
         let mut settings = apt::settings();
-        settings.extend(["APT::Sandbox::User \"root\"", "APT::Install-Recommends \"false\"", "Acquire::Languages \"none\""].map(str::to_owned));
+        settings.extend(
+            [
+                "APT::Sandbox::User \"root\"",
+                "APT::Install-Recommends \"false\"",
+                "Acquire::Languages \"none\"",
+            ]
+            .map(str::to_owned),
+        );
         let text: String = settings.iter().map(|line| format!("{line};\n")).collect();
         let file = workshop.packages.join("settings");
         fs::write(&file, text).map_err(|error| at(&file, &error))?;
@@ -48,19 +59,37 @@ impl Workshop {
     pub(super) fn debootstrap(&self, suite: &str, packages: &[String]) -> Result<(), Failure> {
         eprintln!("image {suite}: mmdebstrap with {}", packages.join(" "));
         let mut command = contained(&["--mount-proc"]);
-        command.args(["mmdebstrap", "--mode=root", "--variant=minbase", "--format=directory"]);
+        command.args([
+            "mmdebstrap",
+            "--mode=root",
+            "--variant=minbase",
+            "--format=directory",
+        ]);
         command.arg(format!("--include={}", packages.join(",")));
-        command.args(apt::settings().iter().map(|setting| format!("--aptopt={setting}")));
-        command.args(DPKG_OPTIONS.iter().map(|option| format!("--dpkgopt={option}")));
+        command.args(
+            apt::settings()
+                .iter()
+                .map(|setting| format!("--aptopt={setting}")),
+        );
+        command.args(
+            DPKG_OPTIONS
+                .iter()
+                .map(|option| format!("--dpkgopt={option}")),
+        );
         command.arg(suite).arg(&self.root).args(apt::sources(suite));
         watch(command, Stdio::null(), "mmdebstrap")?;
-        self.shell("systemctl enable systemd-networkd.service && rm -f /etc/apt/apt.conf.d/99mmdebstrap")?;
+        self.shell(
+            "systemctl enable systemd-networkd.service && rm -f /etc/apt/apt.conf.d/99mmdebstrap",
+        )?;
         // This machine's own, which mmdebstrap copies. A lab has no name server: an empty file makes look-ups fail at once.
         let resolver = self.root.join("etc/resolv.conf");
         fs::remove_file(&resolver).map_err(|error| at(&resolver, &error))?;
         self.write("etc/resolv.conf", "")?;
         self.write("etc/hostname", "localhost\n")?;
-        self.write("etc/hosts", "127.0.0.1 localhost\n::1 localhost ip6-localhost ip6-loopback\n")?;
+        self.write(
+            "etc/hosts",
+            "127.0.0.1 localhost\n::1 localhost ip6-localhost ip6-loopback\n",
+        )?;
         // Empty, not missing and not `uninitialized`: systemd takes those for a first boot and applies all presets.
         self.write("etc/machine-id", "")?;
         self.clean()
@@ -69,7 +98,9 @@ impl Workshop {
     /// Starts from another root file system.
     pub(super) fn copy(&self, base: &Path) -> Result<(), Failure> {
         let mut command = Command::new("cp");
-        command.args(["--archive", "--reflink=auto", "--no-target-directory", "--"]).args([base, &self.root]);
+        command
+            .args(["--archive", "--reflink=auto", "--no-target-directory", "--"])
+            .args([base, &self.root]);
         watch(command, Stdio::null(), "cp")
     }
 
@@ -79,7 +110,10 @@ impl Workshop {
         fs::write(&policy, "#!/bin/sh\nexit 101\n")
             .and_then(|()| fs::set_permissions(&policy, fs::Permissions::from_mode(0o755)))
             .map_err(|error| at(&policy, &error))?;
-        let installed = self.shell(&format!("apt-get --quiet update && apt-get --quiet --yes install {}", packages.join(" ")));
+        let installed = self.shell(&format!(
+            "apt-get --quiet update && apt-get --quiet --yes install {}",
+            packages.join(" ")
+        ));
         fs::remove_file(&policy).map_err(|error| at(&policy, &error))?;
         installed
     }
@@ -88,14 +122,33 @@ impl Workshop {
     /// and since the image's own tar unpacks inside the image, no link leads out of it.
     pub(super) fn overlay(&self, tree: &Path) -> Result<(), Failure> {
         let mut pack = Command::new("tar");
-        pack.args(["--create", "--file=-", "--owner=0", "--group=0", "--numeric-owner"]).arg("--directory").arg(tree).arg(".");
-        let mut pack = pack.stdout(Stdio::piped()).spawn().map_err(|error| not_started("tar", &error))?;
+        pack.args([
+            "--create",
+            "--file=-",
+            "--owner=0",
+            "--group=0",
+            "--numeric-owner",
+        ])
+        .arg("--directory")
+        .arg(tree)
+        .arg(".");
+        let mut pack = pack
+            .stdout(Stdio::piped())
+            .spawn()
+            .map_err(|error| not_started("tar", &error))?;
         let archive = pack.stdout.take().map_or_else(Stdio::null, Stdio::from);
         let unpacked =
             self.inside("tar --extract --file=- --preserve-permissions --no-overwrite-dir --keep-directory-symlink", archive);
         let packed = pack.wait().map_err(|error| format!("tar: {error}"))?;
         unpacked?;
-        if packed.success() { Ok(()) } else { Err(format!("tar could not read all of {} ({packed})", tree.display())) }
+        if packed.success() {
+            Ok(())
+        } else {
+            Err(format!(
+                "tar could not read all of {} ({packed})",
+                tree.display()
+            ))
+        }
     }
 
     /// Runs a shell command in the image.
@@ -110,7 +163,10 @@ impl Workshop {
 
     fn inside(&self, command: &str, input: Stdio) -> Result<(), Failure> {
         let mut inside = contained(&[]);
-        inside.args(["sh", "-c", INSIDE, "inside.sh"]).args([&self.root, &self.packages]).arg(command);
+        inside
+            .args(["sh", "-c", INSIDE, "inside.sh"])
+            .args([&self.root, &self.packages])
+            .arg(command);
         watch(inside, input, command)
     }
 
@@ -123,9 +179,24 @@ impl Workshop {
 /// The beginning of a command whose processes and mounts all go when it ends, and when we do.
 fn contained(more: &[&str]) -> Command {
     let mut command = Command::new("setpriv");
-    command.args(["--pdeathsig=KILL", "unshare", "--mount", "--propagation=slave", "--pid", "--fork", "--kill-child=KILL"]);
-    command.args(more).current_dir("/").env_clear().env("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin");
-    command.envs(apt::PROXIES.iter().filter_map(|name| Some((name, std::env::var_os(name)?))));
+    command.args([
+        "--pdeathsig=KILL",
+        "unshare",
+        "--mount",
+        "--propagation=slave",
+        "--pid",
+        "--fork",
+        "--kill-child=KILL",
+    ]);
+    command.args(more).current_dir("/").env_clear().env(
+        "PATH",
+        "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+    );
+    command.envs(
+        apt::PROXIES
+            .iter()
+            .filter_map(|name| Some((name, std::env::var_os(name)?))),
+    );
     command
 }
 
@@ -133,8 +204,15 @@ fn contained(more: &[&str]) -> Command {
 fn watch(mut command: Command, input: Stdio, name: &str) -> Result<(), Failure> {
     let program = command.get_program().to_string_lossy().into_owned();
     let (reader, writer) = io::pipe().map_err(|error| format!("{name}: {error}"))?;
-    let errors = writer.try_clone().map_err(|error| format!("{name}: {error}"))?;
-    let mut child = command.stdin(input).stdout(writer).stderr(errors).spawn().map_err(|error| not_started(&program, &error))?;
+    let errors = writer
+        .try_clone()
+        .map_err(|error| format!("{name}: {error}"))?;
+    let mut child = command
+        .stdin(input)
+        .stdout(writer)
+        .stderr(errors)
+        .spawn()
+        .map_err(|error| not_started(&program, &error))?;
     // It holds our ends of the pipe, without which there is no end of file.
     drop(command);
     let mut tail = VecDeque::new();
@@ -148,10 +226,16 @@ fn watch(mut command: Command, input: Stdio, name: &str) -> Result<(), Failure> 
     if status.success() {
         return Ok(());
     }
-    if tail.iter().any(|line| line.contains("failed to execute mmdebstrap")) {
+    if tail
+        .iter()
+        .any(|line| line.contains("failed to execute mmdebstrap"))
+    {
         return Err("cannot run mmdebstrap: it is not installed; install it with: apt-get install mmdebstrap".to_owned());
     }
-    Err(format!("`{name}` failed ({status}):\n{}", tail.make_contiguous().join("\n")))
+    Err(format!(
+        "`{name}` failed ({status}):\n{}",
+        tail.make_contiguous().join("\n")
+    ))
 }
 
 fn at(path: &Path, error: &io::Error) -> Failure {

@@ -26,8 +26,16 @@ use crate::runtime::Failure;
 const CACHE: &str = "/var/cache/ctrlable-lab";
 
 /// What every guest gets. ping is for the person who looks for a fault.
-const BASE_PACKAGES: [&str; 8] =
-    ["ca-certificates", "dbus", "iproute2", "iputils-ping", "openssh-server", "systemd", "systemd-sysv", "tzdata"];
+const BASE_PACKAGES: [&str; 8] = [
+    "ca-certificates",
+    "dbus",
+    "iproute2",
+    "iputils-ping",
+    "openssh-server",
+    "systemd",
+    "systemd-sysv",
+    "tzdata",
+];
 
 /// The suite on a machine that is not Debian.
 const FALLBACK_SUITE: &str = "bookworm";
@@ -72,7 +80,8 @@ pub(crate) fn run(args: &ImageArgs) -> Result<PathBuf, Failure> {
 
 /// Whether a directory is the root file system of a finished image: one that nobody will change.
 pub(crate) fn is_finished(rootfs: &Path) -> bool {
-    rootfs.file_name().is_some_and(|name| name == "rootfs") && rootfs.with_file_name(RECIPE).is_file()
+    rootfs.file_name().is_some_and(|name| name == "rootfs")
+        && rootfs.with_file_name(RECIPE).is_file()
 }
 
 const RECIPE: &str = "recipe.json";
@@ -88,8 +97,14 @@ struct Store {
 
 impl Store {
     fn open() -> Result<Self, Failure> {
-        let root = std::env::var_os("CTRLABLE_LAB_CACHE").map_or_else(|| PathBuf::from(CACHE), PathBuf::from);
-        let say = |error: io::Error| format!("image cache {}: {error} (choose another with CTRLABLE_LAB_CACHE)", root.display());
+        let root = std::env::var_os("CTRLABLE_LAB_CACHE")
+            .map_or_else(|| PathBuf::from(CACHE), PathBuf::from);
+        let say = |error: io::Error| {
+            format!(
+                "image cache {}: {error} (choose another with CTRLABLE_LAB_CACHE)",
+                root.display()
+            )
+        };
         fs::create_dir_all(root.join("images")).map_err(say)?;
         let lock = fs::File::create(root.join("lock")).map_err(say)?;
         lock.lock().map_err(say)?;
@@ -103,21 +118,34 @@ impl Store {
     }
 
     fn ensure(&self, args: &ImageArgs) -> Result<PathBuf, Failure> {
-        let suite = args.suite.clone().or_else(apt::host_suite).unwrap_or_else(|| FALLBACK_SUITE.to_owned());
+        let suite = args
+            .suite
+            .clone()
+            .or_else(apt::host_suite)
+            .unwrap_or_else(|| FALLBACK_SUITE.to_owned());
         let (base, base_digest) = match &args.base {
             Some(base) => {
-                let base = base.canonicalize().map_err(|error| format!("base {}: {error}", base.display()))?;
+                let base = base
+                    .canonicalize()
+                    .map_err(|error| format!("base {}: {error}", base.display()))?;
                 let digest = recipe::of_base(&base)?;
                 (base, digest)
             }
             None => {
-                let packages: Vec<String> = BASE_PACKAGES.iter().map(|&name| name.to_owned()).collect();
+                let packages: Vec<String> =
+                    BASE_PACKAGES.iter().map(|&name| name.to_owned()).collect();
                 let recipe = Recipe::fresh(&suite, packages);
-                let rootfs = self.find_or_build(&recipe, |workshop| workshop.debootstrap(&suite, &recipe.packages))?;
+                let rootfs = self.find_or_build(&recipe, |workshop| {
+                    workshop.debootstrap(&suite, &recipe.packages)
+                })?;
                 (rootfs, recipe.digest()?)
             }
         };
-        if args.base.is_none() && args.include.is_empty() && args.overlay.is_empty() && args.run.is_empty() {
+        if args.base.is_none()
+            && args.include.is_empty()
+            && args.overlay.is_empty()
+            && args.run.is_empty()
+        {
             return Ok(base);
         }
         let recipe = Recipe::derived(base_digest, args)?;
@@ -141,7 +169,11 @@ impl Store {
         })
     }
 
-    fn find_or_build(&self, recipe: &Recipe, build: impl FnOnce(&Workshop) -> Result<(), Failure>) -> Result<PathBuf, Failure> {
+    fn find_or_build(
+        &self,
+        recipe: &Recipe,
+        build: impl FnOnce(&Workshop) -> Result<(), Failure>,
+    ) -> Result<PathBuf, Failure> {
         let digest = recipe.digest()?;
         let images = self.root.join("images");
         let finished = images.join(&digest);
@@ -170,11 +202,19 @@ fn link(out: &Path, name: &str, rootfs: &Path) -> Result<(), Failure> {
     let link = out.join(name);
     let say = |error: io::Error| format!("{}: {error}", link.display());
     fs::create_dir_all(out).map_err(say)?;
-    if link.symlink_metadata().is_ok_and(|present| !present.is_symlink()) {
-        return Err(format!("{} is in the way: it is not a link to an image", link.display()));
+    if link
+        .symlink_metadata()
+        .is_ok_and(|present| !present.is_symlink())
+    {
+        return Err(format!(
+            "{} is in the way: it is not a link to an image",
+            link.display()
+        ));
     }
     let next = out.join(format!(".{name}.{}", std::process::id()));
-    std::os::unix::fs::symlink(rootfs, &next).and_then(|()| fs::rename(&next, &link)).map_err(say)
+    std::os::unix::fs::symlink(rootfs, &next)
+        .and_then(|()| fs::rename(&next, &link))
+        .map_err(say)
 }
 
 #[cfg(test)]
@@ -187,9 +227,16 @@ mod tests {
         let out = tempfile::tempdir().unwrap();
         link(out.path(), "one", Path::new("/a")).unwrap();
         link(out.path(), "one", Path::new("/b")).unwrap();
-        assert_eq!(fs::read_link(out.path().join("one")).unwrap(), Path::new("/b"));
+        assert_eq!(
+            fs::read_link(out.path().join("one")).unwrap(),
+            Path::new("/b")
+        );
         fs::create_dir(out.path().join("two")).unwrap();
-        assert!(link(out.path(), "two", Path::new("/a")).unwrap_err().contains("in the way"));
+        assert!(
+            link(out.path(), "two", Path::new("/a"))
+                .unwrap_err()
+                .contains("in the way")
+        );
         assert_eq!(fs::read_dir(out.path()).unwrap().count(), 2);
     }
 

@@ -33,7 +33,10 @@ pub(super) struct Recipe {
 impl Recipe {
     /// A fresh Debian.
     pub(super) fn fresh(suite: &str, packages: Vec<String>) -> Self {
-        Self { suite: Some(suite.to_owned()), ..Self::empty(packages) }
+        Self {
+            suite: Some(suite.to_owned()),
+            ..Self::empty(packages)
+        }
     }
 
     /// Something on top of another image.
@@ -44,13 +47,30 @@ impl Recipe {
         if let Some(bad) = packages.iter().find(|name| !is_package(name)) {
             return Err(format!("`{bad}` is not the name of a Debian package"));
         }
-        let overlays = args.overlay.iter().map(|tree| tree_digest(tree, Depth::Content)).collect::<Result<_, _>>()?;
-        Ok(Self { base: Some(base), overlays, commands: args.run.clone(), ..Self::empty(packages) })
+        let overlays = args
+            .overlay
+            .iter()
+            .map(|tree| tree_digest(tree, Depth::Content))
+            .collect::<Result<_, _>>()?;
+        Ok(Self {
+            base: Some(base),
+            overlays,
+            commands: args.run.clone(),
+            ..Self::empty(packages)
+        })
     }
 
     fn empty(packages: Vec<String>) -> Self {
         let architecture = std::env::consts::ARCH;
-        Self { format: FORMAT, architecture, suite: None, base: None, packages, overlays: Vec::new(), commands: Vec::new() }
+        Self {
+            format: FORMAT,
+            architecture,
+            suite: None,
+            base: None,
+            packages,
+            overlays: Vec::new(),
+            commands: Vec::new(),
+        }
     }
 
     /// The recipe as it is kept beside the image.
@@ -72,7 +92,10 @@ pub(super) fn of_base(base: &Path) -> Result<String, Failure> {
         return Ok(short(&Sha256::digest(json)));
     }
     if !base.join("etc").is_dir() {
-        return Err(format!("{} is not a root file system: it has no /etc", base.display()));
+        return Err(format!(
+            "{} is not a root file system: it has no /etc",
+            base.display()
+        ));
     }
     tree_digest(base, Depth::Times)
 }
@@ -91,7 +114,8 @@ fn tree_digest(tree: &Path, depth: Depth) -> Result<String, Failure> {
         return Err(format!("{} is not a directory", tree.display()));
     }
     let mut hasher = Sha256::new();
-    hash_entry(&mut hasher, tree, Path::new(""), depth).map_err(|error| format!("{}: {error}", tree.display()))?;
+    hash_entry(&mut hasher, tree, Path::new(""), depth)
+        .map_err(|error| format!("{}: {error}", tree.display()))?;
     Ok(short(&hasher.finalize()))
 }
 
@@ -109,7 +133,9 @@ fn hash_entry(hasher: &mut Sha256, root: &Path, relative: &Path, depth: Depth) -
         write!(hasher, "{} ", target.len())?;
         hasher.update(target);
     } else if about.is_dir() {
-        let mut names = fs::read_dir(&path)?.map(|entry| Ok(entry?.file_name())).collect::<io::Result<Vec<_>>>()?;
+        let mut names = fs::read_dir(&path)?
+            .map(|entry| Ok(entry?.file_name()))
+            .collect::<io::Result<Vec<_>>>()?;
         names.sort();
         write!(hasher, "{} ", names.len())?;
         for name in names {
@@ -119,7 +145,13 @@ fn hash_entry(hasher: &mut Sha256, root: &Path, relative: &Path, depth: Depth) -
         write!(hasher, "{} ", about.len())?;
         io::copy(&mut fs::File::open(&path)?, hasher)?;
     } else {
-        write!(hasher, "{} {}.{} ", about.len(), about.mtime(), about.mtime_nsec())?;
+        write!(
+            hasher,
+            "{} {}.{} ",
+            about.len(),
+            about.mtime(),
+            about.mtime_nsec()
+        )?;
     }
     Ok(())
 }
@@ -132,7 +164,9 @@ fn short(digest: &[u8]) -> String {
 fn is_package(name: &str) -> bool {
     name.len() >= 2
         && name.starts_with(|c: char| c.is_ascii_lowercase() || c.is_ascii_digit())
-        && name.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || "+-.".contains(c))
+        && name
+            .chars()
+            .all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || "+-.".contains(c))
 }
 
 #[cfg(test)]
@@ -141,7 +175,10 @@ mod tests {
     use super::*;
 
     fn digest(args: &ImageArgs) -> String {
-        Recipe::derived("base".into(), args).unwrap().digest().unwrap()
+        Recipe::derived("base".into(), args)
+            .unwrap()
+            .digest()
+            .unwrap()
     }
 
     #[test]
@@ -151,9 +188,19 @@ mod tests {
             run: run.iter().map(ToString::to_string).collect(),
             ..ImageArgs::default()
         };
-        assert_eq!(digest(&args(&["a1", "b1"], &[])), digest(&args(&["b1", "a1", "b1"], &[])));
-        assert_ne!(digest(&args(&[], &["x", "y"])), digest(&args(&[], &["y", "x"])));
-        assert!(Recipe::derived("base".into(), &args(&["--option"], &[])).unwrap_err().contains("`--option`"));
+        assert_eq!(
+            digest(&args(&["a1", "b1"], &[])),
+            digest(&args(&["b1", "a1", "b1"], &[]))
+        );
+        assert_ne!(
+            digest(&args(&[], &["x", "y"])),
+            digest(&args(&[], &["y", "x"]))
+        );
+        assert!(
+            Recipe::derived("base".into(), &args(&["--option"], &[]))
+                .unwrap_err()
+                .contains("`--option`")
+        );
     }
 
     #[test]

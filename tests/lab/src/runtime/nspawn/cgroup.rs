@@ -53,13 +53,20 @@ impl Group {
     }
 
     fn at(relative: PathBuf) -> Result<Self, Failure> {
-        let mounts = fs::read_to_string("/proc/self/mountinfo").map_err(|error| format!("/proc/self/mountinfo: {error}"))?;
+        let mounts = fs::read_to_string("/proc/self/mountinfo")
+            .map_err(|error| format!("/proc/self/mountinfo: {error}"))?;
         let hierarchy = mount_point(&mounts, |kind, _| kind == "cgroup2").ok_or(
             "no version 2 control group hierarchy is mounted on this machine; mount one with: \
              mount -t cgroup2 cgroup2 /sys/fs/cgroup",
         )?;
-        let memory_v1 = mount_point(&mounts, |kind, options| kind == "cgroup" && options.split(',').any(|o| o == "memory"));
-        Ok(Self { path: hierarchy.join(&relative), memory_v1: memory_v1.map(|root| root.join(&relative)), relative })
+        let memory_v1 = mount_point(&mounts, |kind, options| {
+            kind == "cgroup" && options.split(',').any(|o| o == "memory")
+        });
+        Ok(Self {
+            path: hierarchy.join(&relative),
+            memory_v1: memory_v1.map(|root| root.join(&relative)),
+            relative,
+        })
     }
 
     /// Path below the root of the hierarchy.
@@ -70,7 +77,8 @@ impl Group {
     /// Makes a group below this one and returns the file that a process joins it by.
     pub(super) fn leaf(&self, name: &str) -> Result<PathBuf, Failure> {
         let leaf = self.path.join(name);
-        fs::create_dir_all(&leaf).map_err(|error| format!("control group {}: {error}", leaf.display()))?;
+        fs::create_dir_all(&leaf)
+            .map_err(|error| format!("control group {}: {error}", leaf.display()))?;
         Ok(leaf.join("cgroup.procs"))
     }
 
@@ -84,16 +92,26 @@ impl Group {
                 .map_err(|error| format!("memory limit in {}: {error}", v1.display()))?;
             return Ok(Some(v1.join("cgroup.procs")));
         }
-        fs::create_dir_all(&self.path).map_err(|error| format!("control group {}: {error}", self.path.display()))?;
+        fs::create_dir_all(&self.path)
+            .map_err(|error| format!("control group {}: {error}", self.path.display()))?;
         // From the root of the hierarchy downwards. Refused where the root itself has processes, as in a container:
         // such a machine has no memory controller to give, and the guest runs without a limit.
         let depth = self.relative.components().count();
-        for ancestor in self.path.ancestors().skip(1).take(depth).collect::<Vec<_>>().into_iter().rev() {
+        for ancestor in self
+            .path
+            .ancestors()
+            .skip(1)
+            .take(depth)
+            .collect::<Vec<_>>()
+            .into_iter()
+            .rev()
+        {
             let _ = fs::write(ancestor.join("cgroup.subtree_control"), "+memory");
         }
         let file = self.path.join("memory.max");
         if file.exists() {
-            fs::write(&file, &bytes).map_err(|error| format!("memory limit in {}: {error}", file.display()))?;
+            fs::write(&file, &bytes)
+                .map_err(|error| format!("memory limit in {}: {error}", file.display()))?;
         } else {
             tracing::debug!(group = %self.path.display(), "no memory controller here: the guest runs without a limit");
         }
@@ -102,16 +120,21 @@ impl Group {
 
     /// Whether any process lives in the group or below it. Zombies do not count.
     pub(super) fn populated(&self) -> bool {
-        fs::read_to_string(self.path.join("cgroup.events")).is_ok_and(|events| events.lines().any(|line| line == "populated 1"))
+        fs::read_to_string(self.path.join("cgroup.events"))
+            .is_ok_and(|events| events.lines().any(|line| line == "populated 1"))
     }
 
     /// The host-side process id of a guest's init: in the group's payload, process 1 of a process namespace directly
     /// below ours.
     pub(super) fn init(&self) -> Option<u32> {
         let depth = process_ids("self")?.len();
-        processes(&self.path.join("payload")).into_iter().find(|pid| {
-            process_ids(&pid.to_string()).is_some_and(|ids| ids.len() == depth + 1 && ids.last().is_some_and(|id| id == "1"))
-        })
+        processes(&self.path.join("payload"))
+            .into_iter()
+            .find(|pid| {
+                process_ids(&pid.to_string()).is_some_and(|ids| {
+                    ids.len() == depth + 1 && ids.last().is_some_and(|id| id == "1")
+                })
+            })
     }
 
     /// Kills every process in the group and below, and waits until they are gone.
@@ -121,7 +144,11 @@ impl Group {
             let file = self.path.join("cgroup.kill");
             fs::write(&file, "1").map_err(|error| format!("{}: {error}", file.display()))?;
             if begin.elapsed() > KILL_DEADLINE {
-                return Err(format!("processes {:?} of {} do not die", processes(&self.path), self.path.display()));
+                return Err(format!(
+                    "processes {:?} of {} do not die",
+                    processes(&self.path),
+                    self.path.display()
+                ));
             }
             thread::sleep(POLL);
         }
@@ -156,8 +183,12 @@ impl Group {
 
     /// Removes the empty group and everything below it.
     pub(super) fn remove(&self) -> Result<(), Failure> {
-        for path in [Some(&self.path), self.memory_v1.as_ref()].into_iter().flatten() {
-            remove_tree(path).map_err(|error| format!("control group {}: {error}", path.display()))?;
+        for path in [Some(&self.path), self.memory_v1.as_ref()]
+            .into_iter()
+            .flatten()
+        {
+            remove_tree(path)
+                .map_err(|error| format!("control group {}: {error}", path.display()))?;
         }
         Ok(())
     }
@@ -171,7 +202,9 @@ fn mount_point(mountinfo: &str, wanted: impl Fn(&str, &str) -> bool) -> Option<P
             let (front, back) = line.split_once(" - ")?;
             let mut back = back.split(' ');
             let (kind, options) = (back.next()?, back.nth(1)?);
-            wanted(kind, options).then(|| front.split(' ').nth(4)).flatten()
+            wanted(kind, options)
+                .then(|| front.split(' ').nth(4))
+                .flatten()
         })
         .min_by_key(|path| path.len())
         .map(PathBuf::from)
@@ -193,7 +226,9 @@ fn processes(path: &Path) -> Vec<u32> {
 /// A process's ids, from our process namespace inwards.
 fn process_ids(pid: &str) -> Option<Vec<String>> {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
-    let ids = status.lines().find_map(|line| line.strip_prefix("NSpid:"))?;
+    let ids = status
+        .lines()
+        .find_map(|line| line.strip_prefix("NSpid:"))?;
     Some(ids.split_whitespace().map(str::to_owned).collect())
 }
 
@@ -229,7 +264,10 @@ mod tests {
     fn finds_the_hierarchies_of_a_hybrid_machine() {
         let unified = mount_point(HYBRID, |kind, _| kind == "cgroup2").unwrap();
         assert_eq!(unified, Path::new("/sys/fs/cgroup/unified"));
-        let memory = mount_point(HYBRID, |kind, options| kind == "cgroup" && options.contains("memory")).unwrap();
+        let memory = mount_point(HYBRID, |kind, options| {
+            kind == "cgroup" && options.contains("memory")
+        })
+        .unwrap();
         assert_eq!(memory, Path::new("/sys/fs/cgroup/memory"));
     }
 
@@ -237,7 +275,10 @@ mod tests {
     fn a_unified_machine_has_no_version_1_memory() {
         let mounts = "30 23 0:26 / /sys/fs/cgroup rw,nosuid shared:4 - cgroup2 cgroup2 rw,nsdelegate,memory_recursiveprot\n";
         assert!(mount_point(mounts, |kind, _| kind == "cgroup").is_none());
-        assert_eq!(mount_point(mounts, |kind, _| kind == "cgroup2").unwrap(), Path::new("/sys/fs/cgroup"));
+        assert_eq!(
+            mount_point(mounts, |kind, _| kind == "cgroup2").unwrap(),
+            Path::new("/sys/fs/cgroup")
+        );
     }
 
     #[test]

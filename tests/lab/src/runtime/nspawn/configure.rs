@@ -20,7 +20,10 @@ pub(super) fn before_start(disk: &Mounted, spec: &GuestSpec) -> Result<(), Failu
     let short = short_name(&spec.hostname);
     disk.write("etc/hostname", &format!("{short}\n"))?;
     let hosts = disk.read("etc/hosts")?.unwrap_or_default();
-    disk.write("etc/hosts", &with_section(&hosts, &hosts_line(&spec.hostname)))?;
+    disk.write(
+        "etc/hosts",
+        &with_section(&hosts, &hosts_line(&spec.hostname)),
+    )?;
     disk.directory("etc/systemd/network")?;
     for nic in &spec.nics {
         let path = format!("etc/systemd/network/{}.network", nic.name);
@@ -50,9 +53,16 @@ fn with_section(text: &str, line: &str) -> String {
     if let Some((before, rest)) = text.split_once(BEGIN)
         && let Some((_, after)) = rest.split_once(END)
     {
-        return format!("{before}{section}{}", after.strip_prefix('\n').unwrap_or(after));
+        return format!(
+            "{before}{section}{}",
+            after.strip_prefix('\n').unwrap_or(after)
+        );
     }
-    let gap = if text.is_empty() || text.ends_with('\n') { "" } else { "\n" };
+    let gap = if text.is_empty() || text.ends_with('\n') {
+        ""
+    } else {
+        "\n"
+    };
     format!("{text}{gap}{section}")
 }
 
@@ -61,9 +71,16 @@ fn network_file(nic: &Nic) -> Option<String> {
     let addressing = match &nic.address {
         Address::Manual => return None,
         // By MAC, as Proxmox VE does: reservations must outlive a new machine-id.
-        Address::Dhcp => "DHCP=ipv4\nIPv6AcceptRA=false\n\n[DHCPv4]\nClientIdentifier=mac\n".to_owned(),
-        Address::Static { cidr: (address, prefix), gateway } => {
-            let gateway = gateway.map(|gateway| format!("Gateway={gateway}\n")).unwrap_or_default();
+        Address::Dhcp => {
+            "DHCP=ipv4\nIPv6AcceptRA=false\n\n[DHCPv4]\nClientIdentifier=mac\n".to_owned()
+        }
+        Address::Static {
+            cidr: (address, prefix),
+            gateway,
+        } => {
+            let gateway = gateway
+                .map(|gateway| format!("Gateway={gateway}\n"))
+                .unwrap_or_default();
             format!("Address={address}/{prefix}\n{gateway}IPv6AcceptRA=false\n")
         }
     };
@@ -81,24 +98,45 @@ mod tests {
     use super::*;
 
     fn nic(address: Address) -> Nic {
-        Nic { name: "eth0".into(), mac: "BC:24:11:00:00:01".into(), bridge: "vmbr0".into(), address }
+        Nic {
+            name: "eth0".into(),
+            mac: "BC:24:11:00:00:01".into(),
+            bridge: "vmbr0".into(),
+            address,
+        }
     }
 
     #[test]
     fn the_section_of_hosts_is_replaced_and_the_rest_kept() {
         let first = with_section("127.0.0.1 localhost", &hosts_line("zigbee.example.net"));
-        assert_eq!(first, format!("127.0.0.1 localhost\n{BEGIN}\n127.0.1.1 zigbee.example.net zigbee\n{END}\n"));
+        assert_eq!(
+            first,
+            format!("127.0.0.1 localhost\n{BEGIN}\n127.0.1.1 zigbee.example.net zigbee\n{END}\n")
+        );
         let second = with_section(&format!("{first}10.0.0.1 own\n"), &hosts_line("mqtt"));
-        assert_eq!(second, format!("127.0.0.1 localhost\n{BEGIN}\n127.0.1.1 mqtt\n{END}\n10.0.0.1 own\n"));
+        assert_eq!(
+            second,
+            format!("127.0.0.1 localhost\n{BEGIN}\n127.0.1.1 mqtt\n{END}\n10.0.0.1 own\n")
+        );
     }
 
     #[test]
     fn an_interface_is_static_by_dhcp_or_left_alone() {
-        let fixed = Address::Static { cidr: (Ipv4Addr::new(10, 77, 0, 5), 24), gateway: Some(Ipv4Addr::new(10, 77, 0, 1)) };
+        let fixed = Address::Static {
+            cidr: (Ipv4Addr::new(10, 77, 0, 5), 24),
+            gateway: Some(Ipv4Addr::new(10, 77, 0, 1)),
+        };
         let text = network_file(&nic(fixed)).unwrap();
-        assert!(text.contains("[Match]\nName=eth0\n") && text.contains("\nAddress=10.77.0.5/24\nGateway=10.77.0.1\n"), "{text}");
+        assert!(
+            text.contains("[Match]\nName=eth0\n")
+                && text.contains("\nAddress=10.77.0.5/24\nGateway=10.77.0.1\n"),
+            "{text}"
+        );
         let text = network_file(&nic(Address::Dhcp)).unwrap();
-        assert!(text.contains("\nDHCP=ipv4\n") && text.contains("[DHCPv4]\nClientIdentifier=mac\n"), "{text}");
+        assert!(
+            text.contains("\nDHCP=ipv4\n") && text.contains("[DHCPv4]\nClientIdentifier=mac\n"),
+            "{text}"
+        );
         assert!(network_file(&nic(Address::Manual)).is_none());
     }
 }

@@ -35,10 +35,16 @@ pub(super) struct Disks {
 impl Disks {
     /// Finds the disks of a lab and clears away what an interrupted import or destroy left.
     pub(super) fn open(place: &Place) -> Result<Self, Failure> {
-        let disks = Self { place: place.clone(), lists: Mutex::new(()) };
+        let disks = Self {
+            place: place.clone(),
+            lists: Mutex::new(()),
+        };
         for directory in [disks.layers(), disks.guests()] {
             private_directory(&directory)?;
-            for entry in fs::read_dir(&directory).map_err(|error| at(&directory, &error))?.flatten() {
+            for entry in fs::read_dir(&directory)
+                .map_err(|error| at(&directory, &error))?
+                .flatten()
+            {
                 if entry.file_name().to_string_lossy().starts_with(UNFINISHED) {
                     remove(&entry.path())?;
                 }
@@ -53,20 +59,25 @@ impl Disks {
     pub(super) fn import(&self, vmid: Vmid, rootfs: &Path) -> Result<(), Failure> {
         let rootfs = rootfs.canonicalize().map_err(|error| at(rootfs, &error))?;
         if !rootfs.join("etc").is_dir() {
-            return Err(format!("{} is not a root file system: it has no /etc", rootfs.display()));
+            return Err(format!(
+                "{} is not a root file system: it has no /etc",
+                rootfs.display()
+            ));
         }
         let id = new_id();
         let unfinished = self.layers().join(format!("{UNFINISHED}{id}"));
         private_directory(&unfinished)?;
         let files = unfinished.join("fs");
-        let copied = if crate::image::is_finished(&rootfs) && copy(&rootfs, &files, "--link").is_ok() {
-            Ok(())
-        } else {
-            remove(&files).and_then(|()| copy(&rootfs, &files, "--reflink=auto"))
-        };
+        let copied =
+            if crate::image::is_finished(&rootfs) && copy(&rootfs, &files, "--link").is_ok() {
+                Ok(())
+            } else {
+                remove(&files).and_then(|()| copy(&rootfs, &files, "--reflink=auto"))
+            };
         copied.inspect_err(|_| drop(remove(&unfinished)))?;
         let _lists = self.lock();
-        fs::rename(&unfinished, self.layers().join(&id)).map_err(|error| at(&unfinished, &error))?;
+        fs::rename(&unfinished, self.layers().join(&id))
+            .map_err(|error| at(&unfinished, &error))?;
         self.create(vmid, vec![self.new_layer()?, id])
     }
 
@@ -80,12 +91,17 @@ impl Disks {
         let _lists = self.lock();
         let mut layers = self.read(source)?;
         let top = self.layers().join(&layers[0]).join("fs");
-        let written = fs::read_dir(&top).map_err(|error| at(&top, &error))?.next().is_some();
+        let written = fs::read_dir(&top)
+            .map_err(|error| at(&top, &error))?
+            .next()
+            .is_some();
         let frozen = if written {
             let frozen = layers.clone();
             layers.insert(0, self.new_layer()?);
             if layers.len() > MOST_LAYERS {
-                return Err(format!("the disk of {source} is a clone of a clone, {MOST_LAYERS} deep: the lab stops there"));
+                return Err(format!(
+                    "the disk of {source} is a clone of a clone, {MOST_LAYERS} deep: the lab stops there"
+                ));
             }
             self.write(source, &layers)?;
             frozen
@@ -114,14 +130,22 @@ impl Disks {
     /// indifferent to colons and commas in the state directory's path. Empties the scratch space first.
     pub(super) fn mount_options(&self, vmid: Vmid) -> Result<String, Failure> {
         let layers = self.read(vmid)?;
-        let (top, lower) = layers.split_first().ok_or_else(|| format!("the disk of {vmid} has no layer"))?;
+        let (top, lower) = layers
+            .split_first()
+            .ok_or_else(|| format!("the disk of {vmid} has no layer"))?;
         let work = self.layers().join(top).join("work");
         remove(&work)?;
         private_directory(&work)?;
-        let lower = lower.iter().map(|id| format!("layers/{id}/fs")).collect::<Vec<_>>().join(":");
+        let lower = lower
+            .iter()
+            .map(|id| format!("layers/{id}/fs"))
+            .collect::<Vec<_>>()
+            .join(":");
         // `volatile`: a power cut may cost the guest's last writes, a kill never does; package installations and
         // databases in guests do not wait for the disk.
-        Ok(format!("lowerdir={lower},upperdir=layers/{top}/fs,workdir=layers/{top}/work,index=off,metacopy=off,volatile"))
+        Ok(format!(
+            "lowerdir={lower},upperdir=layers/{top}/fs,workdir=layers/{top}/work,index=off,metacopy=off,volatile"
+        ))
     }
 
     fn layers(&self) -> PathBuf {
@@ -149,7 +173,10 @@ impl Disks {
     fn create(&self, vmid: Vmid, layers: Vec<String>) -> Result<(), Failure> {
         let guest = self.place.guest(vmid);
         if guest.join("layers").exists() {
-            return Err(format!("{} already holds the disk of a guest", guest.display()));
+            return Err(format!(
+                "{} already holds the disk of a guest",
+                guest.display()
+            ));
         }
         private_directory(&guest)?;
         fs::create_dir_all(guest.join("root")).map_err(|error| at(&guest, &error))?;
@@ -158,10 +185,14 @@ impl Disks {
 
     fn read(&self, vmid: Vmid) -> Result<Vec<String>, Failure> {
         let file = self.place.guest(vmid).join("layers");
-        let text = fs::read_to_string(&file).map_err(|error| format!("guest {vmid} has no disk: {}", at(&file, &error)))?;
+        let text = fs::read_to_string(&file)
+            .map_err(|error| format!("guest {vmid} has no disk: {}", at(&file, &error)))?;
         let layers: Vec<String> = text.lines().map(str::to_owned).collect();
         if layers.len() < 2 {
-            return Err(format!("{} names fewer than two layers; destroy the guest", file.display()));
+            return Err(format!(
+                "{} names fewer than two layers; destroy the guest",
+                file.display()
+            ));
         }
         Ok(layers)
     }
@@ -177,7 +208,10 @@ impl Disks {
     /// Removes layers that no guest uses.
     fn collect(&self, _lists: &MutexGuard<'_, ()>) -> Result<(), Failure> {
         let mut used = HashSet::new();
-        for entry in fs::read_dir(self.guests()).map_err(|error| at(&self.guests(), &error))?.flatten() {
+        for entry in fs::read_dir(self.guests())
+            .map_err(|error| at(&self.guests(), &error))?
+            .flatten()
+        {
             let list = entry.path().join("layers");
             match fs::read_to_string(&list) {
                 Ok(text) => used.extend(text.lines().map(str::to_owned)),
@@ -186,7 +220,10 @@ impl Disks {
                 Err(error) => return Err(at(&list, &error)),
             }
         }
-        for entry in fs::read_dir(self.layers()).map_err(|error| at(&self.layers(), &error))?.flatten() {
+        for entry in fs::read_dir(self.layers())
+            .map_err(|error| at(&self.layers(), &error))?
+            .flatten()
+        {
             let name = entry.file_name().to_string_lossy().into_owned();
             if !used.contains(&name) && !name.starts_with(UNFINISHED) {
                 remove(&entry.path())?;
@@ -209,7 +246,9 @@ fn at(path: &Path, error: &io::Error) -> Failure {
 
 fn copy(from: &Path, to: &Path, how: &str) -> Result<(), Failure> {
     let mut command = Command::new("cp");
-    command.args(["--archive", how, "--no-target-directory", "--"]).args([from, to]);
+    command
+        .args(["--archive", how, "--no-target-directory", "--"])
+        .args([from, to]);
     tool::finish(&mut command, "cp").map(drop)
 }
 
@@ -236,11 +275,17 @@ mod tests {
         fs::create_dir_all(state.path().join("image/etc")).unwrap();
         fs::write(state.path().join("image/etc/motd"), "one").unwrap();
         disks.import(100, &state.path().join("image")).unwrap();
-        Lab { disks, _state: state }
+        Lab {
+            disks,
+            _state: state,
+        }
     }
 
     fn top(disks: &Disks, vmid: Vmid) -> PathBuf {
-        disks.layers().join(&disks.read(vmid).unwrap()[0]).join("fs")
+        disks
+            .layers()
+            .join(&disks.read(vmid).unwrap()[0])
+            .join("fs")
     }
 
     fn count(disks: &Disks) -> usize {
@@ -249,13 +294,24 @@ mod tests {
 
     #[test]
     fn an_import_is_a_copy() {
-        let Lab { disks, _state: state } = lab();
+        let Lab {
+            disks,
+            _state: state,
+        } = lab();
         fs::write(state.path().join("image/etc/motd"), "two").unwrap();
         let lower = disks.layers().join(&disks.read(100).unwrap()[1]);
-        assert_eq!(fs::read_to_string(lower.join("fs/etc/motd")).unwrap(), "one");
+        assert_eq!(
+            fs::read_to_string(lower.join("fs/etc/motd")).unwrap(),
+            "one"
+        );
         let refused = disks.import(100, &state.path().join("image")).unwrap_err();
         assert!(refused.contains("already holds"), "{refused}");
-        assert!(disks.import(101, &state.path().join("image/etc")).unwrap_err().contains("not a root file system"));
+        assert!(
+            disks
+                .import(101, &state.path().join("image/etc"))
+                .unwrap_err()
+                .contains("not a root file system")
+        );
     }
 
     #[test]
@@ -272,9 +328,19 @@ mod tests {
         let before = top(&disks, 100);
         fs::write(before.join("file"), "x").unwrap();
         disks.clone_disk(100, 101).unwrap();
-        assert_ne!(top(&disks, 100), before, "the source goes on in a new layer");
+        assert_ne!(
+            top(&disks, 100),
+            before,
+            "the source goes on in a new layer"
+        );
         for vmid in [100, 101] {
-            assert_eq!(disks.layers().join(&disks.read(vmid).unwrap()[1]).join("fs"), before);
+            assert_eq!(
+                disks
+                    .layers()
+                    .join(&disks.read(vmid).unwrap()[1])
+                    .join("fs"),
+                before
+            );
             assert!(fs::read_dir(top(&disks, vmid)).unwrap().next().is_none());
         }
     }
@@ -290,7 +356,12 @@ mod tests {
         disks.destroy(101).unwrap();
         disks.destroy(101).unwrap();
         assert_eq!(count(&disks), 0);
-        assert!(disks.clone_disk(101, 102).unwrap_err().contains("guest 101 has no disk"));
+        assert!(
+            disks
+                .clone_disk(101, 102)
+                .unwrap_err()
+                .contains("guest 101 has no disk")
+        );
     }
 
     #[test]

@@ -34,10 +34,11 @@ exec >/dev/null
 
 boot() {
     echo 0 >"$group/cgroup.procs"
-    # The network is entered here as well, since the guest's /sys shows the one that systemd-nspawn itself is in.
+    # As with a network of systemd-nspawn's own making: /sys shows the guest's network, /proc/sys/net is writable.
+    export SYSTEMD_NSPAWN_API_VFS_WRITABLE=network
     # The limit on open files is systemd's own, which is the most that dbus-daemon asks for.
-    exec nsenter --net="$network" systemd-nspawn --quiet --boot --register=no --keep-unit --settings=no --machine="$machine" \
-        --directory="guests/$vmid/root" --hostname="$hostname" \
+    exec systemd-nspawn --quiet --boot --register=no --keep-unit --settings=no \
+        --machine="$machine" --hostname="$hostname" --directory="guests/$vmid/root" \
         --network-namespace-path="$network" --capability=CAP_NET_ADMIN --rlimit=RLIMIT_NOFILE=1024:524288 \
         --link-journal=no --resolv-conf=off --timezone=off --console=read-only
 }

@@ -37,7 +37,7 @@ use self::network::Network;
 use self::place::Place;
 use super::{Failure, GuestSpec, Interface, Vmid};
 
-pub(crate) use self::exec::{exec, exec_command, exec_netns};
+pub(crate) use self::exec::{exec, exec_netns};
 pub(crate) use self::teardown::{sweep, tear_down};
 
 /// Makes the node's network namespace and bridge, or finds them again, and moves the calling thread into it. Call it
@@ -74,7 +74,13 @@ impl NspawnRuntime {
         network.ensure(&place)?;
         dhcp::ensure(&place, &network)?;
         let disks = Disks::open(&place)?;
-        Ok(Self { lab: Arc::new(Lab { place, network, disks }) })
+        Ok(Self {
+            lab: Arc::new(Lab {
+                place,
+                network,
+                disks,
+            }),
+        })
     }
 
     /// See [`super::Runtime::import`].
@@ -86,7 +92,9 @@ impl NspawnRuntime {
     pub(crate) async fn clone_disk(&self, source: Vmid, target: Vmid) -> Result<(), Failure> {
         self.run(move |lab| {
             if Group::of_guest(&lab.place, source)?.populated() {
-                return Err("Cannot do full clones on a running container without snapshots".to_owned());
+                return Err(
+                    "Cannot do full clones on a running container without snapshots".to_owned(),
+                );
             }
             lab.disks.clone_disk(source, target)?;
             let cleared = Mounted::open(&lab.place, &lab.disks, target, Holder::Passing)
@@ -100,7 +108,8 @@ impl NspawnRuntime {
     /// See [`super::Runtime::start`].
     pub(crate) async fn start(&self, spec: &GuestSpec) -> Result<(), Failure> {
         let spec = spec.clone();
-        self.run(move |lab| boot::start(&lab.place, &lab.disks, &lab.network, &spec)).await
+        self.run(move |lab| boot::start(&lab.place, &lab.disks, &lab.network, &spec))
+            .await
     }
 
     /// See [`super::Runtime::stop`].
@@ -110,15 +119,18 @@ impl NspawnRuntime {
 
     /// See [`super::Runtime::shutdown`].
     pub(crate) async fn shutdown(&self, vmid: Vmid, timeout: u64) -> Result<(), Failure> {
-        self.run(move |lab| boot::shutdown(&lab.place, vmid, Duration::from_secs(timeout))).await
+        self.run(move |lab| boot::shutdown(&lab.place, vmid, Duration::from_secs(timeout)))
+            .await
     }
 
     /// See [`super::Runtime::pid`].
     pub(crate) async fn pid(&self, vmid: Vmid) -> Option<u32> {
-        self.run(move |lab| Ok(Group::of_guest(&lab.place, vmid)?.init())).await.unwrap_or_else(|failure| {
-            tracing::warn!(vmid, failure, "cannot look for the guest's init");
-            None
-        })
+        self.run(move |lab| Ok(Group::of_guest(&lab.place, vmid)?.init()))
+            .await
+            .unwrap_or_else(|failure| {
+                tracing::warn!(vmid, failure, "cannot look for the guest's init");
+                None
+            })
     }
 
     /// See [`super::Runtime::interfaces`].
@@ -137,7 +149,9 @@ impl NspawnRuntime {
     pub(crate) async fn destroy(&self, vmid: Vmid) -> Result<(), Failure> {
         self.run(move |lab| {
             if Group::of_guest(&lab.place, vmid)?.populated() {
-                return Err(format!("unable to destroy CT {vmid} - container is running"));
+                return Err(format!(
+                    "unable to destroy CT {vmid} - container is running"
+                ));
             }
             boot::tidy(&lab.place, vmid)?;
             lab.disks.destroy(vmid)
@@ -146,7 +160,10 @@ impl NspawnRuntime {
     }
 
     /// Everything here waits for tools and the kernel, so it is done where waiting is allowed.
-    async fn run<T: Send + 'static>(&self, work: impl FnOnce(&Lab) -> Result<T, Failure> + Send + 'static) -> Result<T, Failure> {
+    async fn run<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Lab) -> Result<T, Failure> + Send + 'static,
+    ) -> Result<T, Failure> {
         let lab = Arc::clone(&self.lab);
         match tokio::task::spawn_blocking(move || work(&lab)).await {
             Ok(done) => done,

@@ -39,7 +39,12 @@ pub(super) struct Mounted {
 
 impl Mounted {
     /// Mounts a guest's disk where only the holder sees it.
-    pub(super) fn open(place: &Place, disks: &Disks, vmid: Vmid, holder: Holder<'_>) -> Result<Self, Failure> {
+    pub(super) fn open(
+        place: &Place,
+        disks: &Disks,
+        vmid: Vmid,
+        holder: Holder<'_>,
+    ) -> Result<Self, Failure> {
         let options = disks.mount_options(vmid)?;
         let group = Group::of_guest(place, vmid)?;
         group.leaf("launch")?;
@@ -52,16 +57,40 @@ impl Mounted {
             command.args(["--fork", "unshare"]);
         }
         // `slave`: what is unmounted outside is unmounted here too, above all namespaces of other guests.
-        command.args(["--mount", "--propagation", "slave", "sh", "-c", LAUNCH, "launch.sh"]);
-        command.arg(vmid.to_string()).arg(options).arg(group.relative()).arg(join.unwrap_or(Path::new("")));
+        command.args([
+            "--mount",
+            "--propagation",
+            "slave",
+            "sh",
+            "-c",
+            LAUNCH,
+            "launch.sh",
+        ]);
+        command
+            .arg(vmid.to_string())
+            .arg(options)
+            .arg(group.relative())
+            .arg(join.unwrap_or(Path::new("")));
         let machine = place.guest_namespace(vmid);
-        command.arg(Place::namespace_path(&machine)).arg(&machine).arg(hostname);
+        command
+            .arg(Place::namespace_path(&machine))
+            .arg(&machine)
+            .arg(hostname);
         let log = place.guest(vmid).join("launch.log");
-        let log_file = fs::File::create(&log).map_err(|error| format!("{}: {error}", log.display()))?;
+        let log_file =
+            fs::File::create(&log).map_err(|error| format!("{}: {error}", log.display()))?;
         // Only what the tools need: whatever else stands in the environment is none of the guest's business.
-        command.env_clear().env("PATH", PATH).current_dir(place.root());
-        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(log_file);
-        let mut child = command.spawn().map_err(|error| tool::not_started(program, &error))?;
+        command
+            .env_clear()
+            .env("PATH", PATH)
+            .current_dir(place.root());
+        command
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(log_file);
+        let mut child = command
+            .spawn()
+            .map_err(|error| tool::not_started(program, &error))?;
         let orders = child.stdin.take();
         let mut answer = String::new();
         if let Some(stdout) = child.stdout.take() {
@@ -72,11 +101,23 @@ impl Mounted {
             drop(orders);
             let _ = child.wait();
             let said = fs::read_to_string(&log).unwrap_or_default();
-            return Err(format!("cannot mount the disk of guest {vmid}: {}{}", said.trim(), hint(&said)));
+            return Err(format!(
+                "cannot mount the disk of guest {vmid}: {}{}",
+                said.trim(),
+                hint(&said)
+            ));
         };
         let path = format!("/proc/{pid}/cwd/guests/{vmid}/root");
-        match rustix::fs::open(&path, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()) {
-            Ok(root) => Ok(Self { child, orders, root }),
+        match rustix::fs::open(
+            &path,
+            OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC,
+            Mode::empty(),
+        ) {
+            Ok(root) => Ok(Self {
+                child,
+                orders,
+                root,
+            }),
             Err(error) => Err(format!("{path}: {error}")),
         }
     }
@@ -102,7 +143,9 @@ impl Mounted {
         let file = self
             .file(path, OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC)
             .map_err(|error| format!("the guest's {path}: {error}"))?;
-        fs::File::from(file).write_all(text.as_bytes()).map_err(|error| format!("the guest's {path}: {error}"))
+        fs::File::from(file)
+            .write_all(text.as_bytes())
+            .map_err(|error| format!("the guest's {path}: {error}"))
     }
 
     /// Makes a directory of the guest, parents included.
@@ -112,7 +155,12 @@ impl Mounted {
             self.directory(parent)?;
         }
         let say = |error: rustix::io::Errno| format!("the guest's {path}: {error}");
-        let parent = self.file(if parent.is_empty() { "." } else { parent }, OFlags::PATH | OFlags::DIRECTORY).map_err(say)?;
+        let parent = self
+            .file(
+                if parent.is_empty() { "." } else { parent },
+                OFlags::PATH | OFlags::DIRECTORY,
+            )
+            .map_err(say)?;
         match rustix::fs::mkdirat(&parent, name, Mode::from_raw_mode(0o755)) {
             Ok(()) | Err(rustix::io::Errno::EXIST) => Ok(()),
             Err(error) => Err(say(error)),
@@ -134,7 +182,10 @@ impl Mounted {
 
     /// Boots the guest.
     pub(super) fn boot(mut self) -> Result<(), Failure> {
-        let told = self.orders.take().map(|mut orders| orders.write_all(b"boot\n"));
+        let told = self
+            .orders
+            .take()
+            .map(|mut orders| orders.write_all(b"boot\n"));
         match told {
             Some(Ok(())) => Ok(()),
             _ => Err("the process that held the guest's disk is gone".to_owned()),
@@ -143,9 +194,19 @@ impl Mounted {
 
     /// Opens what a path means to the guest: symbolic links, absolute ones included, never lead out of it.
     fn file(&self, path: &str, flags: OFlags) -> rustix::io::Result<OwnedFd> {
-        let mode = if flags.contains(OFlags::CREATE) { Mode::from_raw_mode(0o644) } else { Mode::empty() };
+        let mode = if flags.contains(OFlags::CREATE) {
+            Mode::from_raw_mode(0o644)
+        } else {
+            Mode::empty()
+        };
         // NONBLOCK: a named pipe planted by the guest must not hold up the node.
-        let flags = flags | OFlags::CLOEXEC | if flags.contains(OFlags::PATH) { OFlags::empty() } else { OFlags::NONBLOCK };
+        let flags = flags
+            | OFlags::CLOEXEC
+            | if flags.contains(OFlags::PATH) {
+                OFlags::empty()
+            } else {
+                OFlags::NONBLOCK
+            };
         rustix::fs::openat2(&self.root, path, flags, mode, ResolveFlags::IN_ROOT)
     }
 }

@@ -29,14 +29,22 @@ impl FromStr for Subnet {
     type Err = Failure;
 
     fn from_str(text: &str) -> Result<Self, Failure> {
-        let bad = || format!("`{text}` is not an IPv4 subnet between /8 and /28, such as 10.77.0.0/24");
+        let bad =
+            || format!("`{text}` is not an IPv4 subnet between /8 and /28, such as 10.77.0.0/24");
         let (address, prefix) = text.split_once('/').ok_or_else(bad)?;
         let address: Ipv4Addr = address.parse().map_err(|_| bad())?;
-        let prefix: u8 = prefix.parse().ok().filter(|prefix| (8..=28).contains(prefix)).ok_or_else(bad)?;
+        let prefix: u8 = prefix
+            .parse()
+            .ok()
+            .filter(|prefix| (8..=28).contains(prefix))
+            .ok_or_else(bad)?;
         if address.is_unspecified() || address.is_loopback() || address.is_multicast() {
             return Err(bad());
         }
-        Ok(Self { network: address.to_bits() & Self::mask_bits(prefix), prefix })
+        Ok(Self {
+            network: address.to_bits() & Self::mask_bits(prefix),
+            prefix,
+        })
     }
 }
 
@@ -82,12 +90,17 @@ impl Network {
         // 15 is the kernel's limit (IFNAMSIZ - 1).
         let sound = !bridge.is_empty()
             && bridge.len() <= 15
-            && bridge.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.'))
+            && bridge
+                .chars()
+                .all(|c| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.'))
             && bridge.starts_with(|c: char| c.is_ascii_alphabetic());
         if !sound {
             return Err(format!("`{bridge}` is not a bridge name such as vmbr0"));
         }
-        Ok(Self { bridge: bridge.to_owned(), subnet: subnet.parse()? })
+        Ok(Self {
+            bridge: bridge.to_owned(),
+            subnet: subnet.parse()?,
+        })
     }
 
     /// Makes the namespace and the bridge, or finds them as they are.
@@ -98,16 +111,32 @@ impl Network {
         ip(&["link", "set", "lo", "up"])?;
         if ip(&["link", "show", "dev", &self.bridge]).is_err() {
             // A fixed, locally administered address: otherwise it changes with the ports, and neighbours' caches lie.
-            let mac = place.id.as_bytes().chunks(2).fold("02:ff".to_owned(), |mac, pair| {
-                format!("{mac}:{}", String::from_utf8_lossy(pair))
-            });
-            let bridge = ["link", "add", "name", &self.bridge, "address", &mac, "type", "bridge"];
+            let mac = place
+                .id
+                .as_bytes()
+                .chunks(2)
+                .fold("02:ff".to_owned(), |mac, pair| {
+                    format!("{mac}:{}", String::from_utf8_lossy(pair))
+                });
+            let bridge = [
+                "link",
+                "add",
+                "name",
+                &self.bridge,
+                "address",
+                &mac,
+                "type",
+                "bridge",
+            ];
             ip(&[&bridge[..], &["stp_state", "0", "forward_delay", "0"]].concat())?;
         }
         let wanted = format!("{}/{}", self.subnet.node(), self.subnet.prefix);
         let present = addresses(&ip(&["-j", "address", "show", "dev", &self.bridge])?)?;
-        let present: Vec<String> =
-            present.iter().flat_map(|interface| &interface.inet).map(|(ip, prefix)| format!("{ip}/{prefix}")).collect();
+        let present: Vec<String> = present
+            .iter()
+            .flat_map(|interface| &interface.inet)
+            .map(|(ip, prefix)| format!("{ip}/{prefix}"))
+            .collect();
         match present.first() {
             None => drop(ip(&["address", "add", &wanted, "dev", &self.bridge])?),
             Some(one) if *one == wanted => {}
@@ -135,9 +164,14 @@ impl Network {
         for (index, nic) in nics.iter().enumerate() {
             let port = port_name(vmid, index);
             let outer = ["link", "add", "name", &port, "type", "veth"];
-            let inner = ["peer", "name", &nic.name, "netns", &guest, "address", &nic.mac];
+            let inner = [
+                "peer", "name", &nic.name, "netns", &guest, "address", &nic.mac,
+            ];
             ip_in(&node, &[&outer[..], &inner[..]].concat())?;
-            ip_in(&node, &["link", "set", "dev", &port, "master", &self.bridge, "up"])?;
+            ip_in(
+                &node,
+                &["link", "set", "dev", &port, "master", &self.bridge, "up"],
+            )?;
         }
         Ok(())
     }
@@ -151,7 +185,9 @@ pub(super) fn detach(place: &Place, vmid: Vmid) -> Result<(), Failure> {
     if is_namespace(&Place::namespace_path(&node)) {
         let prefix = port_prefix(vmid);
         for name in link_names(&ip_in(&node, &["-j", "link", "show", "type", "veth"])?)? {
-            let ours = name.strip_prefix(&prefix).is_some_and(|index| index.parse::<usize>().is_ok());
+            let ours = name
+                .strip_prefix(&prefix)
+                .is_some_and(|index| index.parse::<usize>().is_ok());
             if ours {
                 ip_in(&node, &["link", "delete", "dev", &name])?;
             }
@@ -171,9 +207,15 @@ pub(super) fn sample(place: &Place, vmid: Vmid) -> Result<Vec<Interface>, Failur
 /// Moves the calling thread into the node's namespace.
 pub(super) fn enter(place: &Place) -> Result<(), Failure> {
     let path = Place::namespace_path(&place.namespace());
-    let say = |error: &dyn std::fmt::Display| format!("cannot enter the network namespace {}: {error}", path.display());
+    let say = |error: &dyn std::fmt::Display| {
+        format!(
+            "cannot enter the network namespace {}: {error}",
+            path.display()
+        )
+    };
     let namespace = fs::File::open(&path).map_err(|error| say(&error))?;
-    move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::Network)).map_err(|error| say(&error))
+    move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::Network))
+        .map_err(|error| say(&error))
 }
 
 /// Names of all network namespaces of one lab, the node's own last.
@@ -230,17 +272,23 @@ fn port_prefix(vmid: Vmid) -> String {
 
 fn parse_list(json: &str) -> Result<Vec<Value>, Failure> {
     let json = if json.trim().is_empty() { "[]" } else { json };
-    serde_json::from_str(json).map_err(|error| format!("`ip -j` answered what is not a JSON list: {error}"))
+    serde_json::from_str(json)
+        .map_err(|error| format!("`ip -j` answered what is not a JSON list: {error}"))
 }
 
 fn link_names(json: &str) -> Result<Vec<String>, Failure> {
-    Ok(parse_list(json)?.iter().filter_map(|link| Some(link.get("ifname")?.as_str()?.to_owned())).collect())
+    Ok(parse_list(json)?
+        .iter()
+        .filter_map(|link| Some(link.get("ifname")?.as_str()?.to_owned()))
+        .collect())
 }
 
 /// Reads the answer of `ip -j address show`.
 fn addresses(json: &str) -> Result<Vec<Interface>, Failure> {
     let of_family = |link: &Value, family: &str| -> Vec<(String, u8)> {
-        let Some(list) = link.get("addr_info").and_then(Value::as_array) else { return Vec::new() };
+        let Some(list) = link.get("addr_info").and_then(Value::as_array) else {
+            return Vec::new();
+        };
         list.iter()
             .filter(|address| address.get("family").and_then(Value::as_str) == Some(family))
             .filter_map(|address| {
@@ -270,15 +318,37 @@ mod tests {
         let subnet: Subnet = "10.77.0.0/24".parse().unwrap();
         assert_eq!(subnet.node(), Ipv4Addr::new(10, 77, 0, 1));
         assert_eq!(subnet.mask(), Ipv4Addr::new(255, 255, 255, 0));
-        assert_eq!(subnet.leases(), (Ipv4Addr::new(10, 77, 0, 128), Ipv4Addr::new(10, 77, 0, 254)));
-        assert_eq!("10.77.0.9/24".parse::<Subnet>().unwrap(), subnet, "any address of it names it");
+        assert_eq!(
+            subnet.leases(),
+            (Ipv4Addr::new(10, 77, 0, 128), Ipv4Addr::new(10, 77, 0, 254))
+        );
+        assert_eq!(
+            "10.77.0.9/24".parse::<Subnet>().unwrap(),
+            subnet,
+            "any address of it names it"
+        );
         let wide: Subnet = "172.16.0.0/12".parse().unwrap();
-        assert_eq!(wide.leases(), (Ipv4Addr::new(172, 24, 0, 0), Ipv4Addr::new(172, 31, 255, 254)));
+        assert_eq!(
+            wide.leases(),
+            (
+                Ipv4Addr::new(172, 24, 0, 0),
+                Ipv4Addr::new(172, 31, 255, 254)
+            )
+        );
     }
 
     #[test]
     fn what_is_no_subnet_is_refused_by_name() {
-        for text in ["", "10.77.0.0", "10.77.0.0/30", "10.77.0.0/0", "10.77.0.0/x", "fd00::/64", "300.1.1.0/24", "127.0.0.0/8"] {
+        for text in [
+            "",
+            "10.77.0.0",
+            "10.77.0.0/30",
+            "10.77.0.0/0",
+            "10.77.0.0/x",
+            "fd00::/64",
+            "300.1.1.0/24",
+            "127.0.0.0/8",
+        ] {
             let refused = text.parse::<Subnet>().unwrap_err();
             assert!(refused.contains(&format!("`{text}`")), "{refused}");
         }
@@ -292,7 +362,11 @@ mod tests {
             {"family":"inet","local":"10.77.0.5","prefixlen":24},{"family":"inet6","local":"fe80::1","prefixlen":64}]},
             {},{"ifname":"tun0","link_type":"none","addr_info":[]}]"#;
         let found = addresses(json).unwrap();
-        assert_eq!(found.len(), 1, "what has no link address is no interface of a guest");
+        assert_eq!(
+            found.len(),
+            1,
+            "what has no link address is no interface of a guest"
+        );
         assert_eq!(found[0].mac, "bc:24:11:00:00:01");
         assert_eq!(found[0].inet, [("10.77.0.5".to_owned(), 24)]);
         assert_eq!(found[0].inet6, [("fe80::1".to_owned(), 64)]);

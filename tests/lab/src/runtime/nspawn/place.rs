@@ -54,7 +54,9 @@ impl Place {
 
     /// Every lab that left a record since the last reboot.
     pub(super) fn recorded() -> Vec<Self> {
-        let Ok(entries) = fs::read_dir(RECORDS) else { return Vec::new() };
+        let Ok(entries) = fs::read_dir(RECORDS) else {
+            return Vec::new();
+        };
         entries
             .flatten()
             .filter_map(|entry| {
@@ -67,7 +69,10 @@ impl Place {
 
     fn of_path(state: PathBuf) -> Self {
         let digest = Sha256::digest(state.as_os_str().as_encoded_bytes());
-        Self { id: hex::encode(&digest[..4]), state }
+        Self {
+            id: hex::encode(&digest[..4]),
+            state,
+        }
     }
 
     /// The state directory as the user named it, made canonical.

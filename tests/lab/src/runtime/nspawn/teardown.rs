@@ -33,7 +33,10 @@ fn tear_down_place(place: &Place) -> Result<(), Failure> {
     let mut attempt = |done: Result<(), Failure>| failures.extend(done.err());
     attempt(Group::of_lab(place).and_then(|group| group.kill().and_then(|()| group.remove())));
     for mount in mounts_below(place.state()) {
-        attempt(unmount(&mount, UnmountFlags::DETACH).map_err(|error| format!("cannot unmount {}: {error}", mount.display())));
+        attempt(
+            unmount(&mount, UnmountFlags::DETACH)
+                .map_err(|error| format!("cannot unmount {}: {error}", mount.display())),
+        );
     }
     for namespace in network::namespaces(place) {
         attempt(network::delete_namespace(&namespace));
@@ -41,7 +44,9 @@ fn tear_down_place(place: &Place) -> Result<(), Failure> {
     match failures.into_iter().next() {
         Some(failure) => Err(failure),
         None => match fs::remove_file(place.record()) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(format!("{}: {error}", place.record().display())),
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                Err(format!("{}: {error}", place.record().display()))
+            }
             _ => Ok(()),
         },
     }
@@ -61,6 +66,17 @@ fn mounts_below(directory: &Path) -> Vec<PathBuf> {
 
 /// Undoes mountinfo's octal escapes of blank, tab, line feed and backslash.
 fn unescape(text: &str) -> PathBuf {
-    let escapes = [("\\040", " "), ("\\011", "\t"), ("\\012", "\n"), ("\\134", "\\")];
-    PathBuf::from(escapes.iter().fold(text.to_owned(), |text, (code, meaning)| text.replace(code, meaning)))
+    let escapes = [
+        ("\\040", " "),
+        ("\\011", "\t"),
+        ("\\012", "\n"),
+        ("\\134", "\\"),
+    ];
+    PathBuf::from(
+        escapes
+            .iter()
+            .fold(text.to_owned(), |text, (code, meaning)| {
+                text.replace(code, meaning)
+            }),
+    )
 }

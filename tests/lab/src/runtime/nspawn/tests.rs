@@ -3,16 +3,15 @@
 
 #![allow(clippy::unwrap_used, clippy::panic)]
 
+mod bench;
+
 use std::fs;
 use std::net::Ipv4Addr;
-use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
-use tempfile::TempDir;
-
+use self::bench::Bench;
 use super::*;
-use crate::image;
 use crate::runtime::{Address, Nic};
 
 /// Far more than anything here takes: only a hang reaches it.
@@ -20,107 +19,6 @@ const PATIENCE: Duration = Duration::from_secs(60);
 
 const BRIDGE: &str = "vmbr0";
 const SUBNET: &str = "10.77.0.0/24";
-
-/// A state directory that is taken down however the test ends.
-struct Bench {
-    directory: TempDir,
-}
-
-impl Bench {
-    /// `None`, with the reason printed, where no guest can be booted.
-    fn new() -> Option<Self> {
-        let tools = ["systemd-nspawn", "ip", "dnsmasq", "mmdebstrap", "nsenter", "unshare", "setsid", "setpriv"];
-        let found = |tool: &&str| mounted::PATH.split(':').any(|directory| Path::new(directory).join(tool).exists());
-        if let Some(missing) = tools.iter().find(|tool| !found(tool)) {
-            eprintln!("skipped: {missing} is not installed");
-            return None;
-        }
-        if let Err(reason) = require_root() {
-            eprintln!("skipped: {reason}");
-            return None;
-        }
-        Some(Self { directory: tempfile::Builder::new().prefix("lab with, odd: name ").tempdir().unwrap() })
-    }
-
-    fn state(&self) -> PathBuf {
-        self.directory.path().join("state")
-    }
-
-    fn open(&self) -> NspawnRuntime {
-        NspawnRuntime::open(&self.state(), BRIDGE, SUBNET).unwrap()
-    }
-
-    /// The one image that all tests share.
-    fn image(&self) -> PathBuf {
-        let out = self.directory.path().join("images");
-        image::run(&image::ImageArgs { out, name: "base".into(), ..Default::default() }).unwrap()
-    }
-
-    fn exec(&self, vmid: Vmid, command: &str) -> Output {
-        let argv = ["sh", "-c", command].map(str::to_owned);
-        exec_command(&self.state(), vmid, &argv).unwrap().output().unwrap()
-    }
-
-    /// What a command in a guest prints; it must succeed.
-    fn says(&self, vmid: Vmid, command: &str) -> String {
-        let output = self.exec(vmid, command);
-        assert!(output.status.success(), "`{command}` in {vmid}: {output:?}\n{}", self.console(vmid));
-        String::from_utf8(output.stdout).unwrap().trim().to_owned()
-    }
-
-    fn console(&self, vmid: Vmid) -> String {
-        fs::read_to_string(self.place().console(vmid)).unwrap_or_default()
-    }
-
-    /// Waits until systemd has started all it wants to.
-    fn settled(&self, vmid: Vmid) {
-        let state = until("systemd to settle", || {
-            let state = String::from_utf8(self.exec(vmid, "systemctl is-system-running").stdout).unwrap();
-            ["running", "degraded"].contains(&state.trim()).then_some(state)
-        });
-        let failed = self.says(vmid, "systemctl --failed --no-legend --plain");
-        assert_eq!((state.trim(), failed.as_str()), ("running", ""), "{}", self.console(vmid));
-    }
-
-    fn place(&self) -> Place {
-        Place::find(&self.state()).unwrap()
-    }
-
-    /// Traces of one guest outside its files.
-    fn traces(&self, vmid: Vmid) -> Vec<String> {
-        let place = self.place();
-        let ports = Command::new("ip").args(["-n", &place.namespace(), "-o", "link", "show"]).output().unwrap().stdout;
-        let port = format!("veth{vmid}i");
-        let mut found: Vec<String> =
-            String::from_utf8(ports).unwrap().lines().filter(|line| line.contains(&port)).map(str::to_owned).collect();
-        found.extend(network::namespaces(&place).into_iter().filter(|name| *name == place.guest_namespace(vmid)));
-        let group = Group::of_guest(&place, vmid).unwrap();
-        found.extend(group.populated().then(|| format!("processes in {}", group.relative().display())));
-        found.extend(self.mounts());
-        found
-    }
-
-    /// Mounts below the state directory that anybody but a guest sees.
-    fn mounts(&self) -> Vec<String> {
-        let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
-        let name = self.directory.path().file_name().unwrap().to_str().unwrap().replace(' ', "\\040");
-        mounts.lines().filter(|line| line.contains(&name)).map(str::to_owned).collect()
-    }
-}
-
-impl Drop for Bench {
-    fn drop(&mut self) {
-        tear_down(&self.state()).unwrap();
-        let place = self.place();
-        let hierarchy = Command::new("find").args(["/sys/fs/cgroup", "-type", "d", "-name", &place.id]).output().unwrap();
-        let left = (network::namespaces(&place), self.mounts(), String::from_utf8(hierarchy.stdout).unwrap(), place.record().exists());
-        // A second panic would hide the first.
-        if !std::thread::panicking() {
-            assert_eq!(left, (vec![], vec![], String::new(), false), "a lab that is down has left something");
-            tear_down(&self.state()).unwrap();
-        }
-    }
-}
 
 /// Polls until there is an answer.
 fn until<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
@@ -135,20 +33,37 @@ fn until<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
 }
 
 fn guest(vmid: Vmid, address: Address) -> GuestSpec {
-    let nic = Nic { name: "eth0".into(), mac: format!("BC:24:11:0A:00:{:02X}", vmid % 256), bridge: BRIDGE.into(), address };
-    GuestSpec { vmid, hostname: format!("guest{vmid}"), nics: vec![nic], memory: 256 }
+    let nic = Nic {
+        name: "eth0".into(),
+        mac: format!("BC:24:11:0A:00:{:02X}", vmid % 256),
+        bridge: BRIDGE.into(),
+        address,
+    };
+    GuestSpec {
+        vmid,
+        hostname: format!("guest{vmid}"),
+        nics: vec![nic],
+        memory: 256,
+    }
 }
 
 fn fixed(vmid: Vmid) -> GuestSpec {
     let last = u8::try_from(vmid % 256).unwrap();
     let cidr = (Ipv4Addr::new(10, 77, 0, last), 24);
-    guest(vmid, Address::Static { cidr, gateway: Some(Ipv4Addr::new(10, 77, 0, 1)) })
+    guest(
+        vmid,
+        Address::Static {
+            cidr,
+            gateway: Some(Ipv4Addr::new(10, 77, 0, 1)),
+        },
+    )
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn guests_boot_meet_and_are_found_again() {
     let Some(bench) = Bench::new() else { return };
     let lab = bench.open();
+    // How long each part took, for whoever looks; nothing depends on it.
     let begin = Instant::now();
     let mut lap = begin;
     let mut took = |what: &str| {
@@ -166,44 +81,77 @@ async fn guests_boot_meet_and_are_found_again() {
     {
         let disk = Mounted::open(&lab.lab.place, &lab.lab.disks, 100, Holder::Passing).unwrap();
         disk.write("etc/machine-id", unsealed).unwrap();
-        assert!(!bench.mounts().iter().any(|mount| mount.contains("overlay")), "only the holder sees the mount");
+        assert!(
+            !bench.mounts().iter().any(|mount| mount.contains("overlay")),
+            "only the holder sees the mount"
+        );
     }
     for vmid in [101, 102, 103] {
         lab.clone_disk(100, vmid).await.unwrap();
     }
     took("three clones");
     let look = |vmid: Vmid, path: &str| {
-        Mounted::open(&lab.lab.place, &lab.lab.disks, vmid, Holder::Passing).unwrap().read(path).unwrap().unwrap()
+        Mounted::open(&lab.lab.place, &lab.lab.disks, vmid, Holder::Passing)
+            .unwrap()
+            .read(path)
+            .unwrap()
+            .unwrap()
     };
-    assert_eq!(look(100, "etc/machine-id"), unsealed, "the source is left as it was");
+    assert_eq!(
+        look(100, "etc/machine-id"),
+        unsealed,
+        "the source is left as it was"
+    );
     assert_eq!(look(101, "etc/machine-id"), "");
     assert_eq!(look(101, key), look(100, key), "host keys are cloned");
 
-    took("looking");
     let specs = (fixed(101), fixed(102), guest(103, Address::Dhcp));
-    let (a, b, c) = tokio::join!(lab.start(&specs.0), lab.start(&specs.1), lab.start(&specs.2));
-    (a.unwrap(), b.unwrap(), c.unwrap());
+    let (a, b, c) = tokio::join!(
+        lab.start(&specs.0),
+        lab.start(&specs.1),
+        lab.start(&specs.2)
+    );
+    for started in [a, b, c] {
+        started.unwrap();
+    }
     took("three starts at once");
-    assert_eq!(lab.start(&specs.0).await.unwrap_err(), "CT 101 already running");
+    assert_eq!(
+        lab.start(&specs.0).await.unwrap_err(),
+        "CT 101 already running"
+    );
     for vmid in [101, 102, 103] {
         bench.settled(vmid);
     }
     took("three systems up");
     eprintln!("{}", bench.says(101, "systemd-analyze"));
-    eprintln!("{}", bench.says(101, "journalctl -b -p warning --no-pager --quiet"));
+    eprintln!(
+        "{}",
+        bench.says(101, "journalctl -b -p warning --no-pager --quiet")
+    );
 
     // Each is itself.
     for vmid in [101, 102, 103] {
         assert_eq!(bench.says(vmid, "hostname"), format!("guest{vmid}"));
-        assert_eq!(bench.says(vmid, "getent ahostsv4 $(hostname)").split_whitespace().next(), Some("127.0.1.1"));
+        assert_eq!(
+            bench
+                .says(vmid, "getent ahostsv4 $(hostname)")
+                .split_whitespace()
+                .next(),
+            Some("127.0.1.1")
+        );
         let name = bench.says(
             vmid,
             "busctl get-property org.freedesktop.hostname1 /org/freedesktop/hostname1 org.freedesktop.hostname1 Hostname",
         );
         assert_eq!(name, format!("s \"guest{vmid}\""));
-        assert_eq!(bench.says(vmid, "cat /sys/class/net/eth0/address"), format!("bc:24:11:0a:00:{vmid:02x}"));
+        assert_eq!(
+            bench.says(vmid, "cat /sys/class/net/eth0/address"),
+            format!("bc:24:11:0a:00:{vmid:02x}")
+        );
     }
-    let mut ids: Vec<String> = [101, 102, 103].map(|vmid| bench.says(vmid, "cat /etc/machine-id")).into();
+    let mut ids: Vec<String> = [101, 102, 103]
+        .map(|vmid| bench.says(vmid, "cat /etc/machine-id"))
+        .into();
     ids.sort();
     ids.dedup();
     assert_eq!((ids.len(), ids[0].len()), (3, 32));
@@ -214,34 +162,76 @@ async fn guests_boot_meet_and_are_found_again() {
     assert!(bench.says(101, "cat /proc/self/cgroup").ends_with("/exec"));
     assert_eq!(bench.exec(101, "exit 7").status.code(), Some(7));
 
+    // /proc/sys/net is the guest's own to set, and a talkative console does not fill the disk.
+    bench.says(
+        101,
+        "echo 1 >/proc/sys/net/ipv4/conf/eth0/promote_secondaries",
+    );
+    bench.says(101, "head -c 16000000 /dev/zero | tr '\\0' x >/dev/console");
+    assert!(fs::metadata(bench.place().console(101)).unwrap().len() <= 4 << 20);
+
     // They reach each other, and the node reaches them.
     bench.says(101, "ping -c 1 -W 5 10.77.0.102");
-    assert_eq!(bench.says(102, "bash -c 'exec 3<>/dev/tcp/10.77.0.101/22 && head -c 4 <&3'"), "SSH-");
+    assert_eq!(
+        bench.says(
+            102,
+            "bash -c 'exec 3<>/dev/tcp/10.77.0.101/22 && head -c 4 <&3'"
+        ),
+        "SSH-"
+    );
     let argv = ["bash", "-c", "exec 3<>/dev/tcp/10.77.0.101/22"].map(str::to_owned);
     assert!(exec_netns(&bench.state(), &argv).unwrap().success());
 
     // What the node sees.
     let seen = lab.interfaces(101).await;
-    assert_eq!((seen[0].name.as_str(), seen[0].inet.clone()), ("lo", vec![("127.0.0.1".to_owned(), 8)]));
-    assert_eq!((seen[1].name.as_str(), seen[1].mac.as_str()), ("eth0", "bc:24:11:0a:00:65"));
+    assert_eq!(
+        (seen[0].name.as_str(), seen[0].inet.clone()),
+        ("lo", vec![("127.0.0.1".to_owned(), 8)])
+    );
+    assert_eq!(
+        (seen[1].name.as_str(), seen[1].mac.as_str()),
+        ("eth0", "bc:24:11:0a:00:65")
+    );
     assert_eq!(seen[1].inet, [("10.77.0.101".to_owned(), 24)]);
     let place = bench.place();
     let lease = until("a lease", || {
-        network::sample(&place, 103).unwrap().into_iter().find(|interface| interface.name == "eth0")?.inet.pop()
+        network::sample(&place, 103)
+            .unwrap()
+            .into_iter()
+            .find(|interface| interface.name == "eth0")?
+            .inet
+            .pop()
     });
     let lease_address: Ipv4Addr = lease.0.parse().unwrap();
-    assert!((128..=254).contains(&lease_address.octets()[3]), "{lease_address}");
+    assert!(
+        (128..=254).contains(&lease_address.octets()[3]),
+        "{lease_address}"
+    );
     let leases = fs::read_to_string(place.root().join("dnsmasq.leases")).unwrap();
-    assert!(leases.contains("bc:24:11:0a:00:67") && leases.contains(&lease.0), "{leases}");
-    took("looking at everything");
+    assert!(
+        leases.contains("bc:24:11:0a:00:67") && leases.contains(&lease.0),
+        "{leases}"
+    );
+    took("questions");
 
     // The lab is killed and started again.
     let init = lab.pid(101).await.unwrap();
     let parent = |pid: u32| {
         let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
-        stat.rsplit_once(") ").unwrap().1.split(' ').nth(1).unwrap().parse::<u32>().unwrap()
+        stat.rsplit_once(") ")
+            .unwrap()
+            .1
+            .split(' ')
+            .nth(1)
+            .unwrap()
+            .parse::<u32>()
+            .unwrap()
     };
-    assert_ne!(parent(parent(parent(init))), std::process::id(), "a guest is nobody's child");
+    assert_ne!(
+        parent(parent(parent(init))),
+        std::process::id(),
+        "a guest is nobody's child"
+    );
     drop(lab);
     let lab = bench.open();
     assert_eq!(lab.pid(101).await, Some(init));
@@ -252,16 +242,36 @@ async fn guests_boot_meet_and_are_found_again() {
 
     // A guest may reboot itself.
     let group = Group::of_guest(&place, 103).unwrap();
-    let (id, old) = (bench.says(103, "cat /etc/machine-id"), group.init().unwrap());
+    let (id, old) = (
+        bench.says(103, "cat /etc/machine-id"),
+        group.init().unwrap(),
+    );
     bench.exec(103, "systemctl reboot");
     until("another init", || group.init().filter(|new| *new != old));
     bench.settled(103);
     assert_eq!(bench.says(103, "cat /etc/machine-id"), id);
     took("reboot");
 
+    // Or power itself off; what is left then goes with the next touch.
+    bench.exec(103, "systemctl poweroff");
+    until("the guest to go", || (!group.populated()).then_some(()));
+    assert_eq!(lab.pid(103).await, None);
+    lab.shutdown(103, 1).await.unwrap();
+    assert_eq!(bench.traces(103), Vec::<String>::new());
+
     // And ends in three ways.
-    assert!(lab.destroy(101).await.unwrap_err().contains("container is running"));
-    assert!(lab.clone_disk(101, 104).await.unwrap_err().contains("running container"));
+    assert!(
+        lab.destroy(101)
+            .await
+            .unwrap_err()
+            .contains("container is running")
+    );
+    assert!(
+        lab.clone_disk(101, 104)
+            .await
+            .unwrap_err()
+            .contains("running container")
+    );
     lab.shutdown(101, 30).await.unwrap();
     took("shutdown");
     lab.stop(102).await.unwrap();
@@ -271,7 +281,10 @@ async fn guests_boot_meet_and_are_found_again() {
     assert_eq!((bench.traces(101), bench.traces(102)), (vec![], vec![]));
     lab.start(&specs.1).await.unwrap();
     bench.settled(102);
-    assert!(ids.contains(&bench.says(102, "cat /etc/machine-id")), "a second start keeps the identity");
+    assert!(
+        ids.contains(&bench.says(102, "cat /etc/machine-id")),
+        "a second start keeps the identity"
+    );
     lab.destroy(101).await.unwrap();
     assert!(lab.start(&specs.0).await.unwrap_err().contains("no disk"));
     took("second start, destroy");
@@ -287,7 +300,10 @@ async fn a_guest_that_will_not_go_is_reported_and_can_be_killed() {
     bench.settled(100);
     // Whoever is asked to power off starts this target.
     bench.says(100, "systemctl mask --runtime poweroff.target");
-    assert_eq!(lab.shutdown(100, 1).await.unwrap_err(), "container did not stop");
+    assert_eq!(
+        lab.shutdown(100, 1).await.unwrap_err(),
+        "container did not stop"
+    );
     assert!(lab.pid(100).await.is_some());
     lab.stop(100).await.unwrap();
     assert_eq!(bench.traces(100), Vec::<String>::new());
@@ -304,15 +320,26 @@ async fn a_failed_start_says_why_and_leaves_nothing() {
     fs::create_dir_all(broken.join("usr")).unwrap();
     lab.import(100, broken).await.unwrap();
     let refused = lab.start(&fixed(100)).await.unwrap_err();
-    assert!(refused.starts_with("startup for container '100' failed: "), "{refused}");
+    assert!(
+        refused.starts_with("startup for container '100' failed: "),
+        "{refused}"
+    );
     assert_eq!(bench.traces(100), Vec::<String>::new());
 
     let mut elsewhere = fixed(100);
     elsewhere.nics[0].bridge = "vmbr9".into();
-    assert_eq!(lab.start(&elsewhere).await.unwrap_err(), "bridge 'vmbr9' does not exist");
+    assert_eq!(
+        lab.start(&elsewhere).await.unwrap_err(),
+        "bridge 'vmbr9' does not exist"
+    );
     let mut named = fixed(100);
     named.nics[0].name = "../../x".into();
-    assert!(lab.start(&named).await.unwrap_err().contains("is not the name of a network interface"));
+    assert!(
+        lab.start(&named)
+            .await
+            .unwrap_err()
+            .contains("is not the name of a network interface")
+    );
     assert_eq!(bench.traces(100), Vec::<String>::new());
 }
 
@@ -329,9 +356,16 @@ fn a_link_in_a_guest_does_not_lead_out_of_it() {
     std::os::unix::fs::symlink("/etc", evil.join("var")).unwrap();
     disks.import(100, &evil).unwrap();
     let disk = Mounted::open(&place, &disks, 100, Holder::Passing).unwrap();
-    assert!(disk.write("etc/hostname", "x").is_err(), "inside, the link leads nowhere");
+    assert!(
+        disk.write("etc/hostname", "x").is_err(),
+        "inside, the link leads nowhere"
+    );
     disk.write("var/hosts", "y").unwrap();
-    assert_eq!(disk.read("etc/hosts").unwrap().unwrap(), "y", "a link within the guest is followed");
+    assert_eq!(
+        disk.read("etc/hosts").unwrap().unwrap(),
+        "y",
+        "a link within the guest is followed"
+    );
     disk.directory("var/a/b").unwrap();
     disk.write("etc/a/b/c", "z").unwrap();
     disk.delete("etc/a/b/c").unwrap();
@@ -350,18 +384,35 @@ fn the_node_has_a_network_of_its_own() {
         for _ in 0..2 {
             let thread = scope.spawn(|| {
                 enter_namespace(&state, BRIDGE, SUBNET).unwrap();
-                let child = Command::new("ip").args(["-br", "-4", "address"]).output().unwrap().stdout;
+                drop(bench.open());
+                let child = Command::new("ip")
+                    .args(["-br", "-4", "address"])
+                    .output()
+                    .unwrap()
+                    .stdout;
                 (network_of_this_thread(), String::from_utf8(child).unwrap())
             });
             let (inside, addresses) = thread.join().unwrap();
             assert_ne!(inside, outside);
-            assert!(addresses.contains("lo") && addresses.contains("vmbr0") && addresses.contains("10.77.0.1/24"), "{addresses}");
+            assert!(
+                addresses.contains("lo")
+                    && addresses.contains("vmbr0")
+                    && addresses.contains("10.77.0.1/24"),
+                "{addresses}"
+            );
         }
     });
     assert_eq!(network_of_this_thread(), outside);
     let refused = enter_namespace(&state, BRIDGE, "10.78.0.0/24").unwrap_err();
-    assert!(refused.contains("already has 10.77.0.1/24") && refused.contains("down"), "{refused}");
-    assert!(enter_namespace(&state, BRIDGE, "10.78.0.0").unwrap_err().contains("`10.78.0.0`"));
+    assert!(
+        refused.contains("already has 10.77.0.1/24") && refused.contains("down"),
+        "{refused}"
+    );
+    assert!(
+        enter_namespace(&state, BRIDGE, "10.78.0.0")
+            .unwrap_err()
+            .contains("`10.78.0.0`")
+    );
 }
 
 #[test]

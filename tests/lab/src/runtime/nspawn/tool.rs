@@ -12,13 +12,26 @@ pub(super) fn run(program: &str, args: &[&str]) -> Result<String, Failure> {
 
 /// Runs a prepared command to its end; `name` is what errors call it.
 pub(super) fn finish(command: &mut Command, name: &str) -> Result<String, Failure> {
-    let Output { status, stdout, stderr } = command.output().map_err(|error| not_started(name, &error))?;
+    let Output {
+        status,
+        stdout,
+        stderr,
+    } = command
+        .output()
+        .map_err(|error| not_started(name, &error))?;
     if status.success() {
         return Ok(String::from_utf8_lossy(&stdout).into_owned());
     }
     let said = String::from_utf8_lossy(&stderr);
-    let line = command.get_args().map(|arg| arg.to_string_lossy()).collect::<Vec<_>>().join(" ");
-    Err(format!("`{name} {line}` failed ({status}): {}", said.trim()))
+    let line = command
+        .get_args()
+        .map(|arg| arg.to_string_lossy())
+        .collect::<Vec<_>>()
+        .join(" ");
+    Err(format!(
+        "`{name} {line}` failed ({status}): {}",
+        said.trim()
+    ))
 }
 
 /// The error of a tool that could not even be started.
