@@ -29,13 +29,23 @@ pub(super) fn exec_command(state: &Path, vmid: Vmid, argv: &[String]) -> Result<
         .args(["-c", JOIN])
         .arg(group.leaf("exec")?);
     command.args(["nsenter", "--target", &init.to_string()]);
-    // `--wd` without a value: init's own directory. A value would name a directory out here.
+    // Without `--wd` the command would start in a directory out here, and what nsenter makes of init's own has no
+    // name inside: so on to the guest's root from there.
     command.args([
-        "--mount", "--uts", "--ipc", "--net", "--pid", "--cgroup", "--root", "--wd", "--",
+        "--mount",
+        "--uts",
+        "--ipc",
+        "--net",
+        "--pid",
+        "--cgroup",
+        "--root",
+        "--wd",
+        "--",
+        "env",
+        "--ignore-environment",
+        "--chdir=/",
     ]);
     command.args([
-        "env",
-        "-i",
         &format!("PATH={PATH}"),
         "HOME=/root",
         "USER=root",
