@@ -3,9 +3,7 @@
 use std::path::Path;
 
 use anyhow::Context;
-use rcgen::{
-    BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, KeyUsagePurpose, SanType,
-};
+use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, KeyUsagePurpose, SanType};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
 use sha2::{Digest as _, Sha256};
 
@@ -21,36 +19,21 @@ pub(crate) struct Identity {
 
 /// Reads the certificates of a state directory; makes them on first use.
 pub(crate) fn open(dir: &Path, node: &str) -> anyhow::Result<Identity> {
-    let (ca, leaf, key) = (
-        dir.join("pve-root-ca.pem"),
-        dir.join("pve-ssl.pem"),
-        dir.join("pve-ssl.key"),
-    );
+    let (ca, leaf, key) = (dir.join("pve-root-ca.pem"), dir.join("pve-ssl.pem"), dir.join("pve-ssl.key"));
     if !(ca.exists() && leaf.exists() && key.exists()) {
         make(dir, node)?;
     }
-    let certificate =
-        CertificateDer::from_pem_file(&leaf).with_context(|| format!("read {}", leaf.display()))?;
-    let key =
-        PrivateKeyDer::from_pem_file(&key).with_context(|| format!("read {}", key.display()))?;
-    let pairs: Vec<String> = Sha256::digest(&certificate)
-        .iter()
-        .map(|byte| format!("{byte:02X}"))
-        .collect();
-    Ok(Identity {
-        certificate,
-        key,
-        fingerprint: pairs.join(":"),
-    })
+    let certificate = CertificateDer::from_pem_file(&leaf).with_context(|| format!("read {}", leaf.display()))?;
+    let key = PrivateKeyDer::from_pem_file(&key).with_context(|| format!("read {}", key.display()))?;
+    let pairs: Vec<String> = Sha256::digest(&certificate).iter().map(|byte| format!("{byte:02X}")).collect();
+    Ok(Identity { certificate, key, fingerprint: pairs.join(":") })
 }
 
 fn make(dir: &Path, node: &str) -> anyhow::Result<()> {
     let ca_key = KeyPair::generate()?;
     let mut ca = CertificateParams::default();
-    ca.distinguished_name
-        .push(DnType::CommonName, "Proxmox Virtual Environment");
-    ca.distinguished_name
-        .push(DnType::OrganizationName, "PVE Cluster Manager CA");
+    ca.distinguished_name.push(DnType::CommonName, "Proxmox Virtual Environment");
+    ca.distinguished_name.push(DnType::OrganizationName, "PVE Cluster Manager CA");
     ca.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
     ca.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
     let ca_certificate = ca.self_signed(&ca_key)?;
@@ -58,18 +41,13 @@ fn make(dir: &Path, node: &str) -> anyhow::Result<()> {
 
     let key = KeyPair::generate()?;
     let mut leaf = CertificateParams::new(vec!["localhost".to_owned(), node.to_owned()])?;
-    leaf.subject_alt_names
-        .push(SanType::IpAddress(std::net::Ipv4Addr::LOCALHOST.into()));
-    leaf.subject_alt_names
-        .push(SanType::IpAddress(std::net::Ipv6Addr::LOCALHOST.into()));
+    leaf.subject_alt_names.push(SanType::IpAddress(std::net::Ipv4Addr::LOCALHOST.into()));
+    leaf.subject_alt_names.push(SanType::IpAddress(std::net::Ipv6Addr::LOCALHOST.into()));
     leaf.distinguished_name.push(DnType::CommonName, node);
     leaf.use_authority_key_identifier_extension = true;
     let certificate = leaf.signed_by(&key, &issuer)?;
 
     write_private(&dir.join("pve-ssl.key"), key.serialize_pem().as_bytes())?;
     write_private(&dir.join("pve-ssl.pem"), certificate.pem().as_bytes())?;
-    write_private(
-        &dir.join("pve-root-ca.pem"),
-        ca_certificate.pem().as_bytes(),
-    )
+    write_private(&dir.join("pve-root-ca.pem"), ca_certificate.pem().as_bytes())
 }

@@ -2,6 +2,7 @@
 
 use std::net::{SocketAddr, TcpListener};
 use std::path::PathBuf;
+use std::process::ExitCode;
 
 use anyhow::{Context, anyhow};
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -12,6 +13,7 @@ use crate::control::import::Import;
 use crate::node::guests::Kind;
 use crate::node::{Release, Timings};
 use crate::runtime::nspawn;
+use crate::{image, shell};
 
 /// A Proxmox VE node in a box.
 #[derive(Debug, Parser)]
@@ -31,6 +33,10 @@ enum Command {
     Fault(Fault),
     /// Show or clear the faults.
     Faults(Faults),
+    Image(image::ImageArgs),
+    Exec(shell::ExecArgs),
+    Netns(shell::NetnsArgs),
+    Down(shell::DownArgs),
 }
 
 /// What guests are made of.
@@ -108,9 +114,7 @@ struct Template {
 }
 
 fn pair(text: &str) -> Result<(String, String), String> {
-    let (key, value) = text
-        .split_once('=')
-        .ok_or_else(|| format!("'{text}' is not KEY=VALUE"))?;
+    let (key, value) = text.split_once('=').ok_or_else(|| format!("'{text}' is not KEY=VALUE"))?;
     Ok((key.to_owned(), value.to_owned()))
 }
 
@@ -136,8 +140,12 @@ struct Faults {
 
 impl Cli {
     /// Runs the command.
-    pub(crate) fn run(self) -> anyhow::Result<()> {
+    pub(crate) fn run(self) -> anyhow::Result<ExitCode> {
         match self.command {
+            Command::Image(args) => return image::run(&args).map(|_| ExitCode::SUCCESS).map_err(|text| anyhow!(text)),
+            Command::Exec(args) => return shell::run_exec(&args).map_err(|text| anyhow!(text)),
+            Command::Netns(args) => return shell::run_netns(&args).map_err(|text| anyhow!(text)),
+            Command::Down(args) => return shell::run_down(&args).map_err(|text| anyhow!(text)),
             Command::Serve(options) => serve(options),
             Command::Template(options) => {
                 let body = Import {
@@ -163,19 +171,13 @@ impl Cli {
                 let method = if options.clear { "DELETE" } else { "GET" };
                 control(&options.state, method, "/lab/faults", None)
             }
-        }
+        }?;
+        Ok(ExitCode::SUCCESS)
     }
 }
 
-fn control(
-    state: &std::path::Path,
-    method: &str,
-    path: &str,
-    body: Option<Value>,
-) -> anyhow::Result<()> {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()?;
+fn control(state: &std::path::Path, method: &str, path: &str, body: Option<Value>) -> anyhow::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let answer = runtime.block_on(client::call(state, method, path, body.as_ref()))?;
     println!("{}", json!(answer));
     Ok(())
@@ -183,21 +185,17 @@ fn control(
 
 /// Sockets keep the network namespace they were opened in: what is bound first stays reachable from outside.
 fn serve(options: Serve) -> anyhow::Result<()> {
-    std::fs::create_dir_all(&options.state)
-        .with_context(|| format!("create {}", options.state.display()))?;
+    std::fs::create_dir_all(&options.state).with_context(|| format!("create {}", options.state.display()))?;
     let mut listeners: Vec<Option<TcpListener>> = Vec::new();
     for address in &options.listen {
         match TcpListener::bind(address) {
             Ok(listener) => listeners.push(Some(listener)),
-            Err(error) if error.kind() == std::io::ErrorKind::AddrNotAvailable => {
-                listeners.push(None)
-            }
+            Err(error) if error.kind() == std::io::ErrorKind::AddrNotAvailable => listeners.push(None),
             Err(error) => return Err(error).with_context(|| format!("listen on {address}")),
         }
     }
     if options.runtime == RuntimeKind::Nspawn {
-        nspawn::enter_namespace(&options.state, &options.bridge, &options.subnet)
-            .map_err(|text| anyhow!(text))?;
+        nspawn::enter_namespace(&options.state, &options.bridge, &options.subnet).map_err(|text| anyhow!(text))?;
     }
     let mut bound = Vec::new();
     for (listener, address) in listeners.into_iter().zip(&options.listen) {
@@ -206,8 +204,6 @@ fn serve(options: Serve) -> anyhow::Result<()> {
             None => TcpListener::bind(address).with_context(|| format!("listen on {address}"))?,
         });
     }
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .build()?;
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     runtime.block_on(crate::serve::serve(options, bound))
 }

@@ -7,10 +7,7 @@ static BOOT: LazyLock<Instant> = LazyLock::new(Instant::now);
 
 /// Milliseconds since 1970.
 pub(crate) fn epoch_millis() -> u64 {
-    SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .map(|age| age.as_millis() as u64)
-        .unwrap_or_default()
+    SystemTime::now().duration_since(UNIX_EPOCH).map(|age| age.as_millis() as u64).unwrap_or_default()
 }
 
 /// Seconds since 1970.
@@ -35,33 +32,19 @@ pub(crate) fn civil(epoch: u64) -> [u64; 6] {
     let days = epoch / 86_400 + 719_468;
     let era = days / 146_097;
     let day_of_era = days % 146_097;
-    let year_of_era =
-        (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let year_of_era = (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
     let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
     let shifted = (5 * day_of_year + 2) / 153;
     let day = day_of_year - (153 * shifted + 2) / 5 + 1;
-    let month = if shifted < 10 {
-        shifted + 3
-    } else {
-        shifted - 9
-    };
+    let month = if shifted < 10 { shifted + 3 } else { shifted - 9 };
     let year = year_of_era + era * 400 + u64::from(month <= 2);
-    [
-        year,
-        month,
-        day,
-        epoch / 3600 % 24,
-        epoch / 60 % 60,
-        epoch % 60,
-    ]
+    [year, month, day, epoch / 3600 % 24, epoch / 60 % 60, epoch % 60]
 }
 
 /// `Fri, 20 Nov 2026 12:57:28 GMT`.
 pub(crate) fn http_date() -> String {
     const DAYS: [&str; 7] = ["Thu", "Fri", "Sat", "Sun", "Mon", "Tue", "Wed"];
-    const MONTHS: [&str; 12] = [
-        "Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec",
-    ];
+    const MONTHS: [&str; 12] = ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
     let now = epoch();
     let [year, month, day, hour, minute, second] = civil(now);
     let weekday = DAYS[(now / 86_400 % 7) as usize];

@@ -98,8 +98,7 @@ impl Faults {
         let mut struck = Vec::new();
         let mut rules = self.rules();
         for rule in rules.iter_mut() {
-            let matches = (rule.method == "*" || rule.method.eq_ignore_ascii_case(method))
-                && glob(&rule.path, path);
+            let matches = (rule.method == "*" || rule.method.eq_ignore_ascii_case(method)) && glob(&rule.path, path);
             if !matches {
                 continue;
             }
@@ -147,14 +146,8 @@ fn glob(pattern: &str, path: &str) -> bool {
                 Some(tail) => (tail, true),
                 None => (&pattern[at + 1..], false),
             };
-            let reach = if crosses {
-                rest.len()
-            } else {
-                rest.find('/').unwrap_or(rest.len())
-            };
-            (0..=reach)
-                .filter(|end| rest.is_char_boundary(*end))
-                .any(|end| glob(tail, &rest[end..]))
+            let reach = if crosses { rest.len() } else { rest.find('/').unwrap_or(rest.len()) };
+            (0..=reach).filter(|end| rest.is_char_boundary(*end)).any(|end| glob(tail, &rest[end..]))
         }
     }
 }
@@ -182,9 +175,7 @@ mod tests {
             action: Action::Hang,
         };
         let faults = Faults::new(vec![rule]);
-        let hits: Vec<usize> = (0..4)
-            .map(|_| faults.strike("GET", "/version").len())
-            .collect();
+        let hits: Vec<usize> = (0..4).map(|_| faults.strike("GET", "/version").len()).collect();
         assert_eq!(hits, [0, 1, 1, 0]);
         assert!(faults.list().is_empty());
     }
@@ -195,11 +186,6 @@ mod tests {
         let rule: Rule = serde_json::from_str(text).unwrap_or_else(|error| panic!("{error}"));
         assert_eq!(rule.times, None);
         assert_eq!(rule.action, Action::SavedBut500 { message: None });
-        assert!(
-            serde_json::from_str::<Rule>(
-                r#"{"method":"PUT","path":"**","action":{"kind":"nope"}}"#
-            )
-            .is_err()
-        );
+        assert!(serde_json::from_str::<Rule>(r#"{"method":"PUT","path":"**","action":{"kind":"nope"}}"#).is_err());
     }
 }

@@ -16,6 +16,8 @@ mod control;
 mod faults;
 /// HTTP/1.1 the way pveproxy speaks it.
 mod http;
+/// Root file systems for guests.
+mod image;
 /// Guests, locks, tasks, storages.
 mod node;
 /// What guests are made of.
@@ -24,19 +26,17 @@ mod runtime;
 mod schema;
 /// Bringing the node up and down.
 mod serve;
+/// Into a guest, into the node's network, everything down.
+mod shell;
 /// What is known, and its home on disk.
 mod state;
 
 use clap::Parser as _;
 use tracing_subscriber::EnvFilter;
 
-fn main() -> anyhow::Result<()> {
-    let filter = EnvFilter::try_from_env("LAB_LOG")
-        .unwrap_or_else(|_| EnvFilter::new("warn,ctrlable_lab=info"));
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .init();
+fn main() -> anyhow::Result<std::process::ExitCode> {
+    let filter = EnvFilter::try_from_env("LAB_LOG").unwrap_or_else(|_| EnvFilter::new("warn,ctrlable_lab=info"));
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
     // Fails only when a provider is already there, and then there is one.
     let _ = rustls::crypto::ring::default_provider().install_default();
     cli::Cli::parse().run()

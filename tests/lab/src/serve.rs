@@ -57,9 +57,7 @@ pub(crate) async fn serve(options: Serve, listeners: Vec<TcpListener>) -> anyhow
             let after = options.timings.of(Work::Address);
             NoneRuntime::open(&dir, &options.subnet, after).map(Runtime::None)
         }
-        RuntimeKind::Nspawn => {
-            NspawnRuntime::open(&dir, &options.bridge, &options.subnet).map(Runtime::Nspawn)
-        }
+        RuntimeKind::Nspawn => NspawnRuntime::open(&dir, &options.bridge, &options.subnet).map(Runtime::Nspawn),
     };
     let rules = match &options.faults {
         Some(file) => {
@@ -98,11 +96,7 @@ pub(crate) async fn serve(options: Serve, listeners: Vec<TcpListener>) -> anyhow
     for listener in listeners {
         urls.push(format!("https://{}", listener.local_addr()?));
         listener.set_nonblocking(true)?;
-        tokio::spawn(accept(
-            tokio::net::TcpListener::from_std(listener)?,
-            tls.clone(),
-            Arc::clone(&node),
-        ));
+        tokio::spawn(accept(tokio::net::TcpListener::from_std(listener)?, tls.clone(), Arc::clone(&node)));
     }
     let mut term = signal(SignalKind::terminate())?;
     let mut int = signal(SignalKind::interrupt())?;
@@ -120,11 +114,7 @@ pub(crate) async fn serve(options: Serve, listeners: Vec<TcpListener>) -> anyhow
 async fn accept(listener: tokio::net::TcpListener, tls: TlsAcceptor, node: Arc<Node>) {
     loop {
         match listener.accept().await {
-            Ok((socket, _)) => drop(tokio::spawn(connection::serve(
-                socket,
-                tls.clone(),
-                Arc::clone(&node),
-            ))),
+            Ok((socket, _)) => drop(tokio::spawn(connection::serve(socket, tls.clone(), Arc::clone(&node)))),
             Err(error) => {
                 // Out of descriptors, most likely: let some connections end first.
                 tracing::warn!("a connection could not be accepted: {error}");
@@ -150,46 +140,25 @@ fn first_start(state: &mut State, options: &Serve, dir: &Path) -> anyhow::Result
     let major = options.pve.major();
     let secret = match &options.token_file {
         Some(file) => {
-            let text = std::fs::read_to_string(file)
-                .with_context(|| format!("read {}", file.display()))?;
+            let text = std::fs::read_to_string(file).with_context(|| format!("read {}", file.display()))?;
             let prefix = format!("{USER}!{TOKEN}=");
             let secret = text.trim().strip_prefix(&prefix);
-            secret
-                .with_context(|| format!("{} does not hold {prefix}UUID", file.display()))?
-                .to_owned()
+            secret.with_context(|| format!("{} does not hold {prefix}UUID", file.display()))?.to_owned()
         }
         None => new_secret(),
     };
     let root = new_secret();
-    write_private(
-        &dir.join("token"),
-        format!("{USER}!{TOKEN}={secret}\n").as_bytes(),
-    )?;
-    write_private(
-        &dir.join("root-token"),
-        format!("{}={root}\n", control::ADMINISTRATOR).as_bytes(),
-    )?;
+    write_private(&dir.join("token"), format!("{USER}!{TOKEN}={secret}\n").as_bytes())?;
+    write_private(&dir.join("root-token"), format!("{}={root}\n", control::ADMINISTRATOR).as_bytes())?;
 
     let cluster = state.cluster_mut();
     let user = |name: &str, secret: String, privsep: bool| User {
         enable: true,
-        tokens: BTreeMap::from([(
-            name.to_owned(),
-            Token {
-                secret,
-                privsep,
-                expire: 0,
-                comment: None,
-            },
-        )]),
+        tokens: BTreeMap::from([(name.to_owned(), Token { secret, privsep, expire: 0, comment: None })]),
         ..User::default()
     };
-    cluster
-        .users
-        .insert("root@pam".to_owned(), user("lab", root, false));
-    cluster
-        .users
-        .insert(USER.to_owned(), user(TOKEN, secret, true));
+    cluster.users.insert("root@pam".to_owned(), user("lab", root, false));
+    cluster.users.insert(USER.to_owned(), user(TOKEN, secret, true));
     cluster.pools.insert(options.pool.clone(), Pool::default());
     let gib = |amount: u64| amount << 30;
     let storage = |kind: &str, content: &[&str], capacity: u64| Storage {
@@ -198,72 +167,31 @@ fn first_start(state: &mut State, options: &Serve, dir: &Path) -> anyhow::Result
         capacity,
         disabled: false,
     };
-    cluster.storages.insert(
-        "local".to_owned(),
-        storage("dir", &["backup", "iso", "vztmpl"], gib(252)),
-    );
-    cluster.storages.insert(
-        "local-lvm".to_owned(),
-        storage("lvmthin", &["images", "rootdir"], gib(512)),
-    );
-    let cidr = options
-        .subnet
-        .split_once('/')
-        .and_then(|(network, prefix)| {
-            let network: std::net::Ipv4Addr = network.parse().ok()?;
-            Some(format!(
-                "{}/{prefix}",
-                std::net::Ipv4Addr::from(u32::from(network) + 1)
-            ))
-        });
-    cluster
-        .bridges
-        .insert(options.bridge.clone(), Bridge { cidr, mtu: 1500 });
+    cluster.storages.insert("local".to_owned(), storage("dir", &["backup", "iso", "vztmpl"], gib(252)));
+    cluster.storages.insert("local-lvm".to_owned(), storage("lvmthin", &["images", "rootdir"], gib(512)));
+    let cidr = options.subnet.split_once('/').and_then(|(network, prefix)| {
+        let network: std::net::Ipv4Addr = network.parse().ok()?;
+        Some(format!("{}/{prefix}", std::net::Ipv4Addr::from(u32::from(network) + 1)))
+    });
+    cluster.bridges.insert(options.bridge.clone(), Bridge { cidr, mtu: 1500 });
 
     let mut guest: BTreeSet<String> = POOL_ROLE.iter().map(|name| (*name).to_owned()).collect();
-    guest.insert(
-        if major >= 9 {
-            "VM.GuestAgent.Audit"
-        } else {
-            "VM.Monitor"
-        }
-        .to_owned(),
-    );
-    let small = |names: &[&str]| {
-        names
-            .iter()
-            .map(|name| (*name).to_owned())
-            .collect::<BTreeSet<_>>()
-    };
+    guest.insert(if major >= 9 { "VM.GuestAgent.Audit" } else { "VM.Monitor" }.to_owned());
+    let small = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<BTreeSet<_>>();
     cluster.roles.insert("CtrlableGuests".to_owned(), guest);
-    cluster.roles.insert(
-        "CtrlableStorage".to_owned(),
-        small(&["Datastore.AllocateSpace", "Datastore.Audit"]),
-    );
-    cluster
-        .roles
-        .insert("CtrlableBridge".to_owned(), small(&["SDN.Use"]));
-    cluster
-        .roles
-        .insert("CtrlableNode".to_owned(), small(&["Sys.Audit"]));
+    cluster.roles.insert("CtrlableStorage".to_owned(), small(&["Datastore.AllocateSpace", "Datastore.Audit"]));
+    cluster.roles.insert("CtrlableBridge".to_owned(), small(&["SDN.Use"]));
+    cluster.roles.insert("CtrlableNode".to_owned(), small(&["Sys.Audit"]));
     let grants = [
         (format!("/pool/{}", options.pool), "CtrlableGuests"),
         ("/storage/local".to_owned(), "CtrlableStorage"),
         ("/storage/local-lvm".to_owned(), "CtrlableStorage"),
-        (
-            format!("/sdn/zones/localnetwork/{}", options.bridge),
-            "CtrlableBridge",
-        ),
+        (format!("/sdn/zones/localnetwork/{}", options.bridge), "CtrlableBridge"),
         (format!("/nodes/{}", options.node), "CtrlableNode"),
     ];
     for (path, role) in grants {
         for ugid in [USER.to_owned(), format!("{USER}!{TOKEN}")] {
-            cluster.acl.push(AclEntry {
-                path: path.clone(),
-                ugid,
-                role: role.to_owned(),
-                propagate: true,
-            });
+            cluster.acl.push(AclEntry { path: path.clone(), ugid, role: role.to_owned(), propagate: true });
         }
     }
     Ok(())

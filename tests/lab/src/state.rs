@@ -49,10 +49,7 @@ pub(crate) struct Token {
 
 impl std::fmt::Debug for Token {
     fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        out.debug_struct("Token")
-            .field("privsep", &self.privsep)
-            .field("expire", &self.expire)
-            .finish_non_exhaustive()
+        out.debug_struct("Token").field("privsep", &self.privsep).field("expire", &self.expire).finish_non_exhaustive()
     }
 }
 
@@ -123,11 +120,7 @@ pub(crate) struct Settings {
 impl Default for Settings {
     fn default() -> Self {
         // Proxmox waits 10 s for the lock of a configuration file; two reads are what a poller does in its first seconds.
-        Self {
-            resources_lag_reads: 2,
-            config_lock_wait_ms: 10_000,
-            nextid_from: 100,
-        }
+        Self { resources_lag_reads: 2, config_lock_wait_ms: 10_000, nextid_from: 100 }
     }
 }
 
@@ -147,23 +140,12 @@ impl State {
     /// Reads what is there; an empty directory is a new node.
     pub(crate) fn open(dir: &Path) -> anyhow::Result<Self> {
         for sub in ["guests", "tasks"] {
-            std::fs::create_dir_all(dir.join(sub))
-                .with_context(|| format!("create {sub} in {}", dir.display()))?;
+            std::fs::create_dir_all(dir.join(sub)).with_context(|| format!("create {sub} in {}", dir.display()))?;
         }
         let file = dir.join("cluster.json");
-        let cluster = if file.exists() {
-            read(&file)?
-        } else {
-            Cluster::default()
-        };
-        let guests = read_all::<Guest>(&dir.join("guests"))?
-            .into_iter()
-            .map(|guest| (guest.vmid, guest))
-            .collect();
-        let tasks = read_all::<Task>(&dir.join("tasks"))?
-            .into_iter()
-            .map(|task| (task.upid.clone(), task))
-            .collect();
+        let cluster = if file.exists() { read(&file)? } else { Cluster::default() };
+        let guests = read_all::<Guest>(&dir.join("guests"))?.into_iter().map(|guest| (guest.vmid, guest)).collect();
+        let tasks = read_all::<Task>(&dir.join("tasks"))?.into_iter().map(|task| (task.upid.clone(), task)).collect();
         Ok(Self {
             dir: dir.to_owned(),
             cluster,
@@ -221,19 +203,14 @@ impl State {
             let file = self.dir.join("guests").join(format!("{vmid}.json"));
             match self.guests.get(&vmid) {
                 Some(guest) => write(&file, guest)?,
-                None if file.exists() => {
-                    std::fs::remove_file(&file).context("remove a guest's file")?
-                }
+                None if file.exists() => std::fs::remove_file(&file).context("remove a guest's file")?,
                 None => {}
             }
         }
         for upid in std::mem::take(&mut self.dirty_tasks) {
             if let Some(task) = self.tasks.get(&upid) {
                 // A UPID has characters that a file name should not; `!` and `>` are the worst of them.
-                let name: String = upid
-                    .chars()
-                    .map(|c| if c.is_ascii_alphanumeric() { c } else { '-' })
-                    .collect();
+                let name: String = upid.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '-' }).collect();
                 write(&self.dir.join("tasks").join(format!("{name}.json")), task)?;
             }
         }
@@ -243,22 +220,15 @@ impl State {
 
 fn read<T: DeserializeOwned>(file: &Path) -> anyhow::Result<T> {
     let text = std::fs::read(file).with_context(|| format!("read {}", file.display()))?;
-    serde_json::from_slice(&text).with_context(|| {
-        format!(
-            "{} is not what this lab wrote; start with an empty state directory",
-            file.display()
-        )
-    })
+    serde_json::from_slice(&text)
+        .with_context(|| format!("{} is not what this lab wrote; start with an empty state directory", file.display()))
 }
 
 fn read_all<T: DeserializeOwned>(dir: &Path) -> anyhow::Result<Vec<T>> {
     let mut found = Vec::new();
     for entry in std::fs::read_dir(dir).with_context(|| format!("list {}", dir.display()))? {
         let path = entry?.path();
-        if path
-            .extension()
-            .is_some_and(|extension| extension == "json")
-        {
+        if path.extension().is_some_and(|extension| extension == "json") {
             found.push(read(&path)?);
         }
     }
@@ -273,10 +243,9 @@ fn write<T: Serialize>(file: &Path, value: &T) -> anyhow::Result<()> {
 pub(crate) fn write_private(file: &Path, bytes: &[u8]) -> anyhow::Result<()> {
     use std::io::Write as _;
     let dir = file.parent().unwrap_or(Path::new("."));
-    let mut new = tempfile::NamedTempFile::new_in(dir)
-        .with_context(|| format!("create a file in {}", dir.display()))?;
+    let mut new =
+        tempfile::NamedTempFile::new_in(dir).with_context(|| format!("create a file in {}", dir.display()))?;
     new.write_all(bytes)?;
-    new.persist(file)
-        .with_context(|| format!("replace {}", file.display()))?;
+    new.persist(file).with_context(|| format!("replace {}", file.display()))?;
     Ok(())
 }

@@ -10,8 +10,7 @@ use crate::auth::privileges;
 use crate::http::envelope::Refusal;
 use crate::node::Node;
 use crate::schema::tables::{
-    ACL_UPDATE, NOTHING, PERMISSIONS, ROLE_CREATE, ROLE_UPDATE, TICKET, TOKEN_CREATE, TOKEN_UPDATE,
-    USER_CREATE,
+    ACL_UPDATE, NOTHING, PERMISSIONS, ROLE_CREATE, ROLE_UPDATE, TICKET, TOKEN_CREATE, TOKEN_UPDATE, USER_CREATE,
 };
 use crate::state::{AclEntry, Token, User};
 
@@ -37,16 +36,12 @@ fn sent(call: &Call, name: &str) -> String {
 }
 
 async fn permissions(call: Call) -> Answer {
-    let shown = call
-        .node
-        .access(&call.caller, |access, _| match call.params.text("path") {
-            Some(path) => std::iter::once((path.to_owned(), access.privileges(path))).collect(),
-            None => access.dump(),
-        });
+    let shown = call.node.access(&call.caller, |access, _| match call.params.text("path") {
+        Some(path) => std::iter::once((path.to_owned(), access.privileges(path))).collect(),
+        None => access.dump(),
+    });
     let shown = shown.into_iter().map(|(path, found)| {
-        let flags = found
-            .into_iter()
-            .map(|(name, propagate)| (name, json!(u8::from(propagate))));
+        let flags = found.into_iter().map(|(name, propagate)| (name, json!(u8::from(propagate))));
         (path, Value::Object(flags.collect()))
     });
     Ok(Value::Object(shown.collect()).into())
@@ -56,19 +51,8 @@ async fn roles(call: Call) -> Answer {
     let row = |name: &String, privs: &BTreeSet<String>, special: u8| json!({"roleid": name, "privs": privs.iter().cloned().collect::<Vec<_>>().join(","), "special": special});
     let built_in = privileges::built_in(call.node.major());
     let state = call.node.read();
-    let own = state
-        .cluster()
-        .roles
-        .iter()
-        .map(|(name, privs)| row(name, privs, 0));
-    Ok(Value::Array(
-        built_in
-            .iter()
-            .map(|(name, privs)| row(name, privs, 1))
-            .chain(own)
-            .collect(),
-    )
-    .into())
+    let own = state.cluster().roles.iter().map(|(name, privs)| row(name, privs, 0));
+    Ok(Value::Array(built_in.iter().map(|(name, privs)| row(name, privs, 1)).chain(own).collect()).into())
 }
 
 async fn role(call: Call) -> Answer {
@@ -86,10 +70,7 @@ fn known_privileges(call: &Call) -> Result<BTreeSet<String>, Refusal> {
     let known = privileges::all(call.node.major());
     let wanted: BTreeSet<String> = call.params.items("privs").into_iter().collect();
     match wanted.iter().find(|name| !known.contains(*name)) {
-        Some(name) => Err(Refusal::parameter(
-            "privs",
-            format!("invalid format - invalid privilege '{name}'\n"),
-        )),
+        Some(name) => Err(Refusal::parameter("privs", format!("invalid format - invalid privilege '{name}'\n"))),
         None => Ok(wanted),
     }
 }
@@ -105,12 +86,8 @@ async fn create_role(call: Call) -> Answer {
         ));
     }
     let mut state = call.node.write();
-    if state.cluster().roles.contains_key(&name)
-        || privileges::built_in(call.node.major()).contains_key(&name)
-    {
-        return Err(Refusal::die(format!(
-            "create role failed: role '{name}' already exists"
-        )));
+    if state.cluster().roles.contains_key(&name) || privileges::built_in(call.node.major()).contains_key(&name) {
+        return Err(Refusal::die(format!("create role failed: role '{name}' already exists")));
     }
     state.cluster_mut().roles.insert(name, wanted);
     Ok(Value::Null.into())
@@ -121,15 +98,11 @@ async fn update_role(call: Call) -> Answer {
     let wanted = known_privileges(&call)?;
     call.user_cfg("update role failed: ")?;
     if privileges::built_in(call.node.major()).contains_key(&name) {
-        return Err(Refusal::die(format!(
-            "update role failed: auto-generated role '{name}' cannot be modified"
-        )));
+        return Err(Refusal::die(format!("update role failed: auto-generated role '{name}' cannot be modified")));
     }
     let mut state = call.node.write();
     let Some(role) = state.cluster_mut().roles.get_mut(&name) else {
-        return Err(Refusal::die(format!(
-            "update role failed: role '{name}' does not exist"
-        )));
+        return Err(Refusal::die(format!("update role failed: role '{name}' does not exist")));
     };
     if call.params.flag("append") != Some(true) {
         role.clear();
@@ -139,16 +112,11 @@ async fn update_role(call: Call) -> Answer {
 }
 
 async fn users(call: Call) -> Answer {
-    let all = call.node.access(&call.caller, |access, _| {
-        access.has_any("/access/groups", &["User.Modify", "Sys.Audit"])
-    });
+    let all =
+        call.node.access(&call.caller, |access, _| access.has_any("/access/groups", &["User.Modify", "Sys.Audit"]));
     let state = call.node.read();
-    let rows = state
-        .cluster()
-        .users
-        .iter()
-        .filter(|(name, _)| all || **name == call.caller.user)
-        .map(|(name, user)| {
+    let rows =
+        state.cluster().users.iter().filter(|(name, _)| all || **name == call.caller.user).map(|(name, user)| {
             let mut row = json!({
                 "userid": name, "enable": u8::from(user.enable), "expire": user.expire,
                 "realm-type": name.rsplit_once('@').map(|(_, realm)| realm),
@@ -164,21 +132,14 @@ async fn users(call: Call) -> Answer {
 async fn create_user(call: Call) -> Answer {
     let name = sent(&call, "userid");
     call.user_cfg("create user failed: ")?;
-    let realm = name
-        .rsplit_once('@')
-        .map(|(_, realm)| realm)
-        .unwrap_or_default();
+    let realm = name.rsplit_once('@').map(|(_, realm)| realm).unwrap_or_default();
     if !matches!(realm, "pve" | "pam") {
-        return Err(Refusal::die(format!(
-            "create user failed: domain '{realm}' does not exist"
-        )));
+        return Err(Refusal::die(format!("create user failed: domain '{realm}' does not exist")));
     }
     call.require(&format!("/access/realm/{realm}"), "Realm.AllocateUser")?;
     let mut state = call.node.write();
     if state.cluster().users.contains_key(&name) {
-        return Err(Refusal::die(format!(
-            "create user failed: user '{name}' already exists"
-        )));
+        return Err(Refusal::die(format!("create user failed: user '{name}' already exists")));
     }
     let user = User {
         comment: call.params.text("comment").map(str::to_owned),
@@ -196,21 +157,10 @@ pub(crate) fn new_secret() -> String {
     bytes[6] = bytes[6] & 0x0f | 0x40;
     bytes[8] = bytes[8] & 0x3f | 0x80;
     let hex = hex::encode(bytes);
-    format!(
-        "{}-{}-{}-{}-{}",
-        &hex[..8],
-        &hex[8..12],
-        &hex[12..16],
-        &hex[16..20],
-        &hex[20..]
-    )
+    format!("{}-{}-{}-{}-{}", &hex[..8], &hex[8..12], &hex[12..16], &hex[16..20], &hex[20..])
 }
 
-fn with_user<T>(
-    node: &Node,
-    name: &str,
-    change: impl FnOnce(&mut User) -> Result<T, Refusal>,
-) -> Result<T, Refusal> {
+fn with_user<T>(node: &Node, name: &str, change: impl FnOnce(&mut User) -> Result<T, Refusal>) -> Result<T, Refusal> {
     let mut state = node.write();
     match state.cluster_mut().users.get_mut(name) {
         Some(user) => change(user),
@@ -258,8 +208,7 @@ async fn create_token(call: Call) -> Answer {
                 fields.remove("expire");
             }
         }
-        let answer =
-            json!({"full-tokenid": format!("{name}!{id}"), "value": token.secret, "info": shown});
+        let answer = json!({"full-tokenid": format!("{name}!{id}"), "value": token.secret, "info": shown});
         user.tokens.insert(id, token);
         Ok(answer.into())
     })
@@ -270,10 +219,7 @@ async fn update_token(call: Call) -> Answer {
     call.user_cfg("modifying token failed: ")?;
     with_user(&call.node, &name, |user| {
         let Some(token) = user.tokens.get_mut(&id) else {
-            return Err(Refusal::parameter(
-                "tokenid",
-                format!("no such token '{id}' for user '{name}'"),
-            ));
+            return Err(Refusal::parameter("tokenid", format!("no such token '{id}' for user '{name}'")));
         };
         if let Some(comment) = call.params.text("comment") {
             token.comment = Some(comment.to_owned());
@@ -299,17 +245,10 @@ async fn delete_token(call: Call) -> Answer {
     call.user_cfg("deleting token failed: ")?;
     with_user(&call.node, &name, |user| match user.tokens.remove(&id) {
         Some(_) => Ok(()),
-        None => Err(Refusal::parameter(
-            "tokenid",
-            format!("no such token '{id}' for user '{name}'"),
-        )),
+        None => Err(Refusal::parameter("tokenid", format!("no such token '{id}' for user '{name}'"))),
     })?;
     // Its ACL entries go with it.
-    call.node
-        .write()
-        .cluster_mut()
-        .acl
-        .retain(|entry| entry.ugid != format!("{name}!{id}"));
+    call.node.write().cluster_mut().acl.retain(|entry| entry.ugid != format!("{name}!{id}"));
     Ok(Value::Null.into())
 }
 
@@ -329,29 +268,16 @@ async fn acl(call: Call) -> Answer {
 
 async fn update_acl(call: Call) -> Answer {
     let sent_path = sent(&call, "path");
-    let path = format!(
-        "/{}",
-        sent_path
-            .split('/')
-            .filter(|part| !part.is_empty())
-            .collect::<Vec<_>>()
-            .join("/")
-    );
+    let path = format!("/{}", sent_path.split('/').filter(|part| !part.is_empty()).collect::<Vec<_>>().join("/"));
     call.require(&path, "Permissions.Modify")?;
     if !privileges::is_acl_path(&path) {
-        return Err(Refusal::parameter(
-            "path",
-            format!("invalid ACL path '{sent_path}'"),
-        ));
+        return Err(Refusal::parameter("path", format!("invalid ACL path '{sent_path}'")));
     }
     let (users, tokens) = (call.params.items("users"), call.params.items("tokens"));
     if users.is_empty() && tokens.is_empty() {
         let text = "property is missing and it is not optional";
         return Err(Refusal::parameters(
-            ["users", "groups", "tokens"]
-                .iter()
-                .map(|name| ((*name).to_owned(), text.to_owned()))
-                .collect(),
+            ["users", "groups", "tokens"].iter().map(|name| ((*name).to_owned(), text.to_owned())).collect(),
         ));
     }
     call.user_cfg("ACL update failed: ")?;
@@ -359,9 +285,8 @@ async fn update_acl(call: Call) -> Answer {
     let mut state = call.node.write();
     let built_in = privileges::built_in(call.node.major());
     let roles = call.params.items("roles");
-    if let Some(role) = roles
-        .iter()
-        .find(|role| !built_in.contains_key(*role) && !state.cluster().roles.contains_key(*role))
+    if let Some(role) =
+        roles.iter().find(|role| !built_in.contains_key(*role) && !state.cluster().roles.contains_key(*role))
     {
         return Err(fail(format!("role '{role}' does not exist")));
     }
@@ -372,12 +297,7 @@ async fn update_acl(call: Call) -> Answer {
     }
     for token in &tokens {
         let (user, name) = token.split_once('!').unwrap_or((token, ""));
-        if !state
-            .cluster()
-            .users
-            .get(user)
-            .is_some_and(|user| user.tokens.contains_key(name))
-        {
+        if !state.cluster().users.get(user).is_some_and(|user| user.tokens.contains_key(name)) {
             return Err(fail(format!("no such token '{name}' for user '{user}'")));
         }
     }
@@ -385,16 +305,9 @@ async fn update_acl(call: Call) -> Answer {
     let entries = &mut state.cluster_mut().acl;
     for ugid in users.iter().chain(&tokens) {
         for role in &roles {
-            entries.retain(|entry| {
-                !(entry.path == path && entry.ugid == *ugid && entry.role == *role)
-            });
+            entries.retain(|entry| !(entry.path == path && entry.ugid == *ugid && entry.role == *role));
             if call.params.flag("delete") != Some(true) {
-                entries.push(AclEntry {
-                    path: path.clone(),
-                    ugid: ugid.clone(),
-                    role: role.clone(),
-                    propagate,
-                });
+                entries.push(AclEntry { path: path.clone(), ugid: ugid.clone(), role: role.clone(), propagate });
             }
         }
     }

@@ -16,15 +16,11 @@ use crate::runtime::Vmid;
 use crate::schema::tables::VZDUMP;
 use crate::state::Volume;
 
-pub(super) const ENDPOINTS: &[Endpoint] =
-    &[endpoint!(POST "/nodes/{node}/vzdump", Authenticated, [VZDUMP] => vzdump)];
+pub(super) const ENDPOINTS: &[Endpoint] = &[endpoint!(POST "/nodes/{node}/vzdump", Authenticated, [VZDUMP] => vzdump)];
 
 async fn vzdump(call: Call) -> Answer {
     let params = &call.params;
-    for name in ["tmpdir", "dumpdir", "script", "job-id"]
-        .into_iter()
-        .filter(|name| params.has(name))
-    {
+    for name in ["tmpdir", "dumpdir", "script", "job-id"].into_iter().filter(|name| params.has(name)) {
         return Err(Refusal::parameter(name, "Only root may set this option."));
     }
     let target = params.text("storage").unwrap_or("local").to_owned();
@@ -32,10 +28,7 @@ async fn vzdump(call: Call) -> Answer {
     if params.has("prune-backups") {
         call.require(&format!("/storage/{target}"), "Datastore.Allocate")?;
     }
-    for _ in ["bwlimit", "ionice", "performance"]
-        .into_iter()
-        .filter(|name| params.has(name))
-    {
+    for _ in ["bwlimit", "ionice", "performance"].into_iter().filter(|name| params.has(name)) {
         call.require("/", "Sys.Modify")?;
     }
     storage::find(call.node.read().cluster(), &target, "backup").map_err(|text| {
@@ -49,11 +42,7 @@ async fn vzdump(call: Call) -> Answer {
     if guests.is_empty() {
         return Ok(json!("OK").into());
     }
-    let id = if let [one] = guests.as_slice() {
-        one.to_string()
-    } else {
-        String::new()
-    };
+    let id = if let [one] = guests.as_slice() { one.to_string() } else { String::new() };
     let suffix = match params.text("compress") {
         Some("zstd") => ".zst",
         Some("gzip") => ".gz",
@@ -62,66 +51,40 @@ async fn vzdump(call: Call) -> Answer {
     }
     .to_owned();
     let (node, caller) = (Arc::clone(&call.node), call.caller.clone());
-    let upid = call.node.start_task(
-        &call.caller,
-        call.effects.clone(),
-        ("vzdump", &id),
-        |task| async move {
-            task.log(format!(
-                "INFO: starting new backup job: vzdump --storage {target} --node {}",
-                node.name
-            ));
-            let mut failed = false;
-            for vmid in &guests {
-                node.access(&caller, |access, _| {
-                    access.require(&format!("/vms/{vmid}"), "VM.Backup")
-                })
+    let upid = call.node.start_task(&call.caller, call.effects.clone(), ("vzdump", &id), |task| async move {
+        task.log(format!("INFO: starting new backup job: vzdump --storage {target} --node {}", node.name));
+        let mut failed = false;
+        for vmid in &guests {
+            node.access(&caller, |access, _| access.require(&format!("/vms/{vmid}"), "VM.Backup"))
                 .map_err(|refusal| format!("403 {}", refusal.message))?;
+        }
+        for vmid in guests {
+            if let Err(text) = back_up(&node, &task, &caller, vmid, &target, &suffix).await {
+                task.log(format!("ERROR: Backup of VM {vmid} failed - {text}"));
+                failed = true;
             }
-            for vmid in guests {
-                if let Err(text) = back_up(&node, &task, &caller, vmid, &target, &suffix).await {
-                    task.log(format!("ERROR: Backup of VM {vmid} failed - {text}"));
-                    failed = true;
-                }
-            }
-            if failed {
-                Err("job errors".to_owned())
-            } else {
-                Ok(0)
-            }
-        },
-    );
+        }
+        if failed { Err("job errors".to_owned()) } else { Ok(0) }
+    });
     Ok(json!(upid).into())
 }
 
 /// The guests of a job, in order.
 fn chosen(call: &Call) -> Result<Vec<Vmid>, Refusal> {
     let params = &call.params;
-    let ids = |name: &str| {
-        params
-            .items(name)
-            .iter()
-            .filter_map(|id| id.parse().ok())
-            .collect::<Vec<Vmid>>()
-    };
+    let ids = |name: &str| params.items(name).iter().filter_map(|id| id.parse().ok()).collect::<Vec<Vmid>>();
     let excluded = ids("exclude");
     let state = call.node.read();
     let mut found = if params.flag("all") == Some(true) {
         state.guests().keys().copied().collect()
     } else if let Some(pool) = params.text("pool") {
-        let pool = state
-            .cluster()
-            .pools
-            .get(pool)
-            .ok_or_else(|| Refusal::die(format!("pool '{pool}' does not exist")))?;
+        let pool =
+            state.cluster().pools.get(pool).ok_or_else(|| Refusal::die(format!("pool '{pool}' does not exist")))?;
         pool.vms.iter().copied().collect()
     } else if params.has("vmid") {
         ids("vmid")
     } else {
-        return Err(Refusal::parameter(
-            "vmid",
-            "property is missing and it is not optional",
-        ));
+        return Err(Refusal::parameter("vmid", "property is missing and it is not optional"));
     };
     found.retain(|vmid| !excluded.contains(vmid));
     Ok(found)
@@ -138,10 +101,7 @@ async fn back_up(
     let kind = node.read().guest(vmid).map(|guest| guest.kind);
     let kind = kind.ok_or_else(|| format!("unable to find VM '{vmid}'"))?;
     tracing::debug!(vmid, owner = caller.id, "backup");
-    task.log(format!(
-        "INFO: Starting Backup of VM {vmid} ({})",
-        kind.name()
-    ));
+    task.log(format!("INFO: Starting Backup of VM {vmid} ({})", kind.name()));
     {
         let _held = node.lock_config(kind, vmid).await?;
         let guest = node.guest(kind, vmid)?;
@@ -155,20 +115,11 @@ async fn back_up(
         return Err("No space left on device".to_owned());
     }
     let mut state = node.write();
-    let size = match state
-        .cluster()
-        .volumes
-        .values()
-        .find(|volume| volume.vmid == Some(vmid))
-    {
+    let size = match state.cluster().volumes.values().find(|volume| volume.vmid == Some(vmid)) {
         Some(volume) => volume.size / 28,
         None => 1 << 20,
     };
-    let room = state
-        .cluster()
-        .storages
-        .get(target)
-        .map_or(0, |found| found.capacity);
+    let room = state.cluster().storages.get(target).map_or(0, |found| found.capacity);
     if storage::used(state.cluster(), target) + size > room {
         return Err("No space left on device".to_owned());
     }
@@ -179,9 +130,7 @@ async fn back_up(
         "vzdump-{}-{vmid}-{year}_{month:02}_{day:02}-{hour:02}_{minute:02}_{second:02}.{format}{suffix}",
         kind.name()
     );
-    task.log(format!(
-        "INFO: creating vzdump archive '/var/lib/vz/dump/{name}'"
-    ));
+    task.log(format!("INFO: creating vzdump archive '/var/lib/vz/dump/{name}'"));
     let volume = Volume {
         vmid: Some(vmid),
         content: "backup".to_owned(),
@@ -192,10 +141,7 @@ async fn back_up(
         base: None,
         subtype: Some(kind.name().to_owned()),
     };
-    state
-        .cluster_mut()
-        .volumes
-        .insert(format!("{target}:backup/{name}"), volume);
+    state.cluster_mut().volumes.insert(format!("{target}:backup/{name}"), volume);
     drop(state);
     task.log(format!("INFO: Finished Backup of VM {vmid} (00:00:00)"));
     Ok(())

@@ -33,19 +33,14 @@ async fn nextid(call: Call) -> Answer {
     let state = call.node.read();
     if let Some(vmid) = call.params.vmid("vmid") {
         return match state.guest(vmid) {
-            Some(_) => Err(Refusal::parameter(
-                "vmid",
-                format!("VM {vmid} already exists"),
-            )),
+            Some(_) => Err(Refusal::parameter("vmid", format!("VM {vmid} already exists"))),
             None => Ok(json!(vmid.to_string()).into()),
         };
     }
     let from = state.cluster().settings.nextid_from;
     match (from..1_000_000).find(|vmid| state.guest(*vmid).is_none()) {
         Some(free) => Ok(json!(free.to_string()).into()),
-        None => Err(Refusal::die(format!(
-            "unable to get any free VMID in range [{from}, 999999]"
-        ))),
+        None => Err(Refusal::die(format!("unable to get any free VMID in range [{from}, 999999]"))),
     }
 }
 
@@ -56,10 +51,7 @@ async fn all_resources(call: Call) -> Answer {
     let mut rows: Vec<Value> = Vec::new();
     if wanted.is_none() {
         let pools: Vec<String> = node.read().cluster().pools.keys().cloned().collect();
-        for pool in pools
-            .iter()
-            .filter(|pool| call.has(&format!("/pool/{pool}"), "Pool.Audit"))
-        {
+        for pool in pools.iter().filter(|pool| call.has(&format!("/pool/{pool}"), "Pool.Audit")) {
             rows.push(json!({"id": format!("/pool/{pool}"), "type": "pool", "pool": pool}));
         }
     }
@@ -96,11 +88,8 @@ async fn all_resources(call: Call) -> Answer {
         let state = node.read();
         for (name, found) in &state.cluster().storages {
             let path = format!("/storage/{name}");
-            let access = crate::auth::privileges::Access {
-                cluster: state.cluster(),
-                caller: &call.caller,
-                major: node.major(),
-            };
+            let access =
+                crate::auth::privileges::Access { cluster: state.cluster(), caller: &call.caller, major: node.major() };
             if access.has(&path, "Datastore.Audit") {
                 rows.push(json!({
                     "id": format!("storage/{}/{name}", node.name), "type": "storage", "storage": name, "node": node.name,
@@ -111,8 +100,7 @@ async fn all_resources(call: Call) -> Answer {
             }
         }
     }
-    let sdn = call.has("/sdn/zones/localnetwork", "SDN.Audit")
-        && (wanted.is_none() || wanted == Some("sdn"));
+    let sdn = call.has("/sdn/zones/localnetwork", "SDN.Audit") && (wanted.is_none() || wanted == Some("sdn"));
     if sdn && (node.major() < 9 || wanted.is_none()) {
         let id = format!("{}/localnetwork", node.name);
         rows.push(if node.major() >= 9 {

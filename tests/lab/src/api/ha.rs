@@ -46,11 +46,7 @@ fn full_sid(call: &Call) -> Result<String, String> {
 async fn list(call: Call) -> Answer {
     let wanted = call.params.text("type");
     let state = call.node.read();
-    let rows = state
-        .cluster()
-        .ha
-        .iter()
-        .filter(|(sid, _)| wanted.is_none_or(|kind| sid.starts_with(kind)));
+    let rows = state.cluster().ha.iter().filter(|(sid, _)| wanted.is_none_or(|kind| sid.starts_with(kind)));
     Ok(Value::Array(rows.map(|(sid, resource)| row(sid, resource)).collect()).into())
 }
 
@@ -69,34 +65,21 @@ async fn get(call: Call) -> Answer {
     let sid = full_sid(&call).unwrap_or_else(|sid| sid);
     let state = call.node.read();
     let resource = state.cluster().ha.get(&sid);
-    resource
-        .map(|resource| row(&sid, resource).into())
-        .ok_or_else(|| Refusal::die(format!("no such resource '{sid}'")))
+    resource.map(|resource| row(&sid, resource).into()).ok_or_else(|| Refusal::die(format!("no such resource '{sid}'")))
 }
 
 async fn create(call: Call) -> Answer {
-    let sid = full_sid(&call)
-        .map_err(|sid| Refusal::die(format!("resource '{sid}' does not exist in cluster")))?;
+    let sid = full_sid(&call).map_err(|sid| Refusal::die(format!("resource '{sid}' does not exist in cluster")))?;
     if call.params.has("group") && call.node.major() >= 9 {
-        return Err(Refusal::die(
-            "invalid parameter 'group': ha groups have been migrated to rules",
-        ));
+        return Err(Refusal::die("invalid parameter 'group': ha groups have been migrated to rules"));
     }
     let mut state = call.node.write();
     if state.cluster().ha.contains_key(&sid) {
-        return Err(Refusal::die(format!(
-            "create resource failed: resource ID '{sid}' already defined"
-        )));
+        return Err(Refusal::die(format!("create resource failed: resource ID '{sid}' already defined")));
     }
     let wanted = call.params.text("state").unwrap_or("started").to_owned();
     let comment = call.params.text("comment").map(str::to_owned);
-    state.cluster_mut().ha.insert(
-        sid,
-        HaResource {
-            state: wanted,
-            comment,
-        },
-    );
+    state.cluster_mut().ha.insert(sid, HaResource { state: wanted, comment });
     Ok(Value::Null.into())
 }
 
@@ -104,18 +87,14 @@ async fn delete(call: Call) -> Answer {
     let sid = full_sid(&call).unwrap_or_else(|sid| sid);
     match call.node.write().cluster_mut().ha.remove(&sid) {
         Some(_) => Ok(Value::Null.into()),
-        None => Err(Refusal::die(format!(
-            "cannot delete service '{sid}', not HA managed!"
-        ))),
+        None => Err(Refusal::die(format!("cannot delete service '{sid}', not HA managed!"))),
     }
 }
 
 /// Groups became rules in release 9.
 async fn groups(call: Call) -> Answer {
     if call.node.major() >= 9 {
-        return Err(Refusal::die(
-            "cannot index groups: ha groups have been migrated to rules",
-        ));
+        return Err(Refusal::die("cannot index groups: ha groups have been migrated to rules"));
     }
     Ok(json!([]).into())
 }

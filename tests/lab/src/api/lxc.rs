@@ -15,16 +15,8 @@ const ALLOCATE: Permission = Any(GUEST, &["VM.Allocate"]);
 const DISK: Permission = Any(GUEST, &["VM.Config.Disk"]);
 const SNAP: Permission = Any(GUEST, &["VM.Snapshot"]);
 const BACK: Permission = Any(GUEST, &["VM.Snapshot", "VM.Snapshot.Rollback"]);
-const CONFIG: Permission = Any(
-    GUEST,
-    &[
-        "VM.Config.Disk",
-        "VM.Config.CPU",
-        "VM.Config.Memory",
-        "VM.Config.Network",
-        "VM.Config.Options",
-    ],
-);
+const CONFIG: Permission =
+    Any(GUEST, &["VM.Config.Disk", "VM.Config.CPU", "VM.Config.Memory", "VM.Config.Network", "VM.Config.Options"]);
 
 pub(super) const ENDPOINTS: &[Endpoint] = &[
     endpoint!(GET "/nodes/{node}/lxc", Authenticated, [NOTHING] => read::list, Lxc),

@@ -49,20 +49,14 @@ impl Call {
         self.params.vmid("vmid").unwrap_or_default()
     }
     pub(crate) fn require(&self, path: &str, privilege: &str) -> Result<(), Refusal> {
-        self.node
-            .access(&self.caller, |access, _| access.require(path, privilege))
+        self.node.access(&self.caller, |access, _| access.require(path, privilege))
     }
     pub(crate) fn has(&self, path: &str, privilege: &str) -> bool {
-        self.node
-            .access(&self.caller, |access, _| access.has(path, privilege))
+        self.node.access(&self.caller, |access, _| access.has(path, privilege))
     }
     /// Refuses when user.cfg is to stay locked; `what` prefixes the text.
     pub(crate) fn user_cfg(&self, what: &str) -> Result<(), Refusal> {
-        if self.effects.cfs_lock_timeout {
-            Err(Refusal::die(format!("{what}{CFS_LOCK}")))
-        } else {
-            Ok(())
-        }
+        if self.effects.cfs_lock_timeout { Err(Refusal::die(format!("{what}{CFS_LOCK}"))) } else { Ok(()) }
     }
 }
 
@@ -126,10 +120,7 @@ pub(crate) async fn handle(node: &Arc<Node>, head: &Head, body: &[u8]) -> Outcom
     let Some(rest) = path.strip_prefix("/api2") else {
         return Outcome::Answer(Response::plain(500, &format!("no such file '{path}'")));
     };
-    let Some(rest) = rest
-        .strip_prefix("/json")
-        .filter(|rest| rest.is_empty() || rest.starts_with('/'))
-    else {
+    let Some(rest) = rest.strip_prefix("/json").filter(|rest| rest.is_empty() || rest.starts_with('/')) else {
         let text = if rest.trim_matches('/').is_empty() {
             "no such uri".to_owned()
         } else {
@@ -150,9 +141,7 @@ pub(crate) async fn handle(node: &Arc<Node>, head: &Head, body: &[u8]) -> Outcom
 async fn answer(node: &Arc<Node>, head: &Head, path: &str, body: &[u8]) -> (Outcome, Vec<String>) {
     let refuse = |refusal: &Refusal| Outcome::Answer(refusal.response(node.release.has_message()));
     let found = route::find(&head.method, path);
-    let open = found
-        .as_ref()
-        .is_some_and(|(endpoint, _)| matches!(endpoint.permission, Permission::World));
+    let open = found.as_ref().is_some_and(|(endpoint, _)| matches!(endpoint.permission, Permission::World));
     let authenticated = {
         let state = node.read();
         auth::authenticate(head, state.cluster(), node.release.unified_auth_text())
@@ -184,10 +173,7 @@ async fn answer(node: &Arc<Node>, head: &Head, path: &str, body: &[u8]) -> (Outc
             Action::Drop => return (Outcome::Drop, names),
             Action::Hang => std::future::pending::<()>().await,
             Action::StaleLock { lock } => {
-                let vmid = placeholders
-                    .get("vmid")
-                    .and_then(|vmid| vmid.parse().ok())
-                    .unwrap_or_default();
+                let vmid = placeholders.get("vmid").and_then(|vmid| vmid.parse().ok()).unwrap_or_default();
                 if let Some(guest) = node.write().guest_mut(vmid) {
                     guest.set_lock(lock);
                 }
@@ -196,20 +182,8 @@ async fn answer(node: &Arc<Node>, head: &Head, path: &str, body: &[u8]) -> (Outc
         }
     }
 
-    node.pace(if head.method == "GET" {
-        Work::Read
-    } else {
-        Work::Write
-    })
-    .await;
-    let response = match prepare(
-        node,
-        endpoint,
-        caller,
-        placeholders,
-        sent,
-        faults::effects(&actions),
-    ) {
+    node.pace(if head.method == "GET" { Work::Read } else { Work::Write }).await;
+    let response = match prepare(node, endpoint, caller, placeholders, sent, faults::effects(&actions)) {
         Ok(call) => run(endpoint, call, node).await,
         Err(refusal) => refusal.response(node.release.has_message()),
     };
@@ -219,16 +193,11 @@ async fn answer(node: &Arc<Node>, head: &Head, path: &str, body: &[u8]) -> (Outc
     for action in &actions {
         match action {
             Action::AfterSuccess596 => {
-                return (
-                    Outcome::Answer(Response::bare(596, "Connection timed out")),
-                    names,
-                );
+                return (Outcome::Answer(Response::bare(596, "Connection timed out")), names);
             }
             Action::DropAfter => return (Outcome::Drop, names),
             Action::SavedBut500 { message } => {
-                let text = message
-                    .as_deref()
-                    .unwrap_or("unable to open file '/etc/pve/nodes' - Input/output error");
+                let text = message.as_deref().unwrap_or("unable to open file '/etc/pve/nodes' - Input/output error");
                 return (refuse(&Refusal::die(text)), names);
             }
             _ => {}
@@ -260,9 +229,7 @@ fn parameters(head: &Head, body: &[u8]) -> Result<RawParams, Response> {
     let mut params = if body.is_empty() {
         RawParams::new()
     } else {
-        let content_type = head
-            .header("content-type")
-            .unwrap_or("application/x-www-form-urlencoded");
+        let content_type = head.header("content-type").unwrap_or("application/x-www-form-urlencoded");
         match content_type.split(';').next().unwrap_or_default().trim() {
             "application/x-www-form-urlencoded" => decode::form(&String::from_utf8_lossy(body)),
             "application/json" => decode::json(body).map_err(|text| {
@@ -271,10 +238,7 @@ fn parameters(head: &Head, body: &[u8]) -> Result<RawParams, Response> {
                 response
             })?,
             other => {
-                return Err(Response::plain(
-                    506,
-                    &format!("upload 'Content-Type '{other}' not implemented"),
-                ));
+                return Err(Response::plain(506, &format!("upload 'Content-Type '{other}' not implemented")));
             }
         }
     };
@@ -304,24 +268,13 @@ fn prepare(
         return Err(Refusal::needs_ticket(endpoint.path));
     }
     let mut all = sent.clone();
-    all.extend(
-        placeholders
-            .iter()
-            .map(|(name, value)| (name.clone(), Raw::One(value.clone()))),
-    );
+    all.extend(placeholders.iter().map(|(name, value)| (name.clone(), Raw::One(value.clone()))));
     {
         let state = node.read();
-        let access = Access {
-            cluster: state.cluster(),
-            caller: &caller,
-            major: node.major(),
-        };
+        let access = Access { cluster: state.cluster(), caller: &caller, major: node.major() };
         permitted(endpoint.permission, access, &all)?;
     }
-    if let Some(name) = placeholders
-        .get("node")
-        .filter(|name| **name != node.name && **name != "localhost")
-    {
+    if let Some(name) = placeholders.get("node").filter(|name| **name != node.name && **name != "localhost") {
         return Err(Refusal::die(format!(
             "hostname lookup '{name}' failed - failed to get address info for: {name}: Temporary failure in name resolution"
         )));
@@ -336,12 +289,9 @@ fn prepare(
     }
     let placed = check::Params::of(placeholders);
     match check::check(sent, endpoint.tables, node.major()) {
-        Ok(params) if errors.is_empty() => Ok(Call {
-            node: Arc::clone(node),
-            caller,
-            params: params.with(placed),
-            effects,
-        }),
+        Ok(params) if errors.is_empty() => {
+            Ok(Call { node: Arc::clone(node), caller, params: params.with(placed), effects })
+        }
         Ok(_) => Err(Refusal::parameters(errors)),
         Err(more) => {
             errors.extend(more);
@@ -357,43 +307,28 @@ fn permitted(permission: Permission, access: Access<'_>, sent: &RawParams) -> Re
         Permission::Agent => {
             let path = filled("/vms/{vmid}", sent)?;
             if access.major >= 9 {
-                access.require_any(
-                    &path,
-                    &["VM.GuestAgent.Audit", "VM.GuestAgent.Unrestricted"],
-                )
+                access.require_any(&path, &["VM.GuestAgent.Audit", "VM.GuestAgent.Unrestricted"])
             } else {
                 access.require(&path, "VM.Monitor")
             }
         }
         Permission::Clone => {
             access.require(&filled("/vms/{vmid}", sent)?, "VM.Clone")?;
-            let by_number =
-                filled("/vms/{newid}", sent).is_ok_and(|path| access.has(&path, "VM.Allocate"));
+            let by_number = filled("/vms/{newid}", sent).is_ok_and(|path| access.has(&path, "VM.Allocate"));
             let by_pool = sent.contains_key("pool")
                 && filled("/pool/{pool}", sent).is_ok_and(|path| access.has(&path, "VM.Allocate"));
             let newid_ok = !matches!(sent.get("newid"), Some(Raw::Many(_)));
             if let (true, Some(Raw::One(pool))) = (by_number, sent.get("pool")) {
-                if !access.cluster.pools.contains_key(pool)
-                    && schema::formats::pool_id(pool).is_ok()
-                {
+                if !access.cluster.pools.contains_key(pool) && schema::formats::pool_id(pool).is_ok() {
                     return Err(Refusal::forbidden(&format!("pool '{pool}' does not exist")));
                 }
             }
             let pool_ok = !sent.contains_key("pool") || by_pool || by_number;
-            if newid_ok && (by_number || by_pool) && pool_ok {
-                Ok(())
-            } else {
-                Err(Refusal::forbidden_bare())
-            }
+            if newid_ok && (by_number || by_pool) && pool_ok { Ok(()) } else { Err(Refusal::forbidden_bare()) }
         }
         Permission::UserSelf => {
-            let own =
-                matches!(sent.get("userid"), Some(Raw::One(user)) if *user == access.caller.user);
-            if own || access.has("/access/groups", "User.Modify") {
-                Ok(())
-            } else {
-                Err(Refusal::forbidden_bare())
-            }
+            let own = matches!(sent.get("userid"), Some(Raw::One(user)) if *user == access.caller.user);
+            if own || access.has("/access/groups", "User.Modify") { Ok(()) } else { Err(Refusal::forbidden_bare()) }
         }
     }
 }
@@ -402,17 +337,12 @@ fn permitted(permission: Permission, access: Access<'_>, sent: &RawParams) -> Re
 fn filled(path: &str, sent: &RawParams) -> Result<String, Refusal> {
     let parts: Result<Vec<&str>, Refusal> = path
         .split('/')
-        .map(|part| {
-            match part
-                .strip_prefix('{')
-                .and_then(|part| part.strip_suffix('}'))
-            {
-                None => Ok(part),
-                Some(name) => match sent.get(name) {
-                    Some(Raw::One(value)) => Ok(value.as_str()),
-                    _ => Err(Refusal::forbidden_bare()),
-                },
-            }
+        .map(|part| match part.strip_prefix('{').and_then(|part| part.strip_suffix('}')) {
+            None => Ok(part),
+            Some(name) => match sent.get(name) {
+                Some(Raw::One(value)) => Ok(value.as_str()),
+                _ => Err(Refusal::forbidden_bare()),
+            },
         })
         .collect();
     Ok(parts?.join("/"))

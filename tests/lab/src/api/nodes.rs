@@ -68,12 +68,7 @@ async fn status(call: Call) -> Answer {
 
 async fn bridges(call: Call) -> Answer {
     let wanted = call.params.text("type");
-    if wanted.is_some_and(|wanted| {
-        !matches!(
-            wanted,
-            "bridge" | "any_bridge" | "any_local_bridge" | "include_sdn"
-        )
-    }) {
+    if wanted.is_some_and(|wanted| !matches!(wanted, "bridge" | "any_bridge" | "any_local_bridge" | "include_sdn")) {
         return Ok(json!([]).into());
     }
     let rows = call.node.access(&call.caller, |access, state| {
@@ -82,18 +77,11 @@ async fn bridges(call: Call) -> Answer {
             let below = format!("{zone}/");
             access.has_any(&zone, &["SDN.Audit", "SDN.Use"])
                 || state.cluster().acl.iter().any(|entry| {
-                    entry.path.starts_with(&below)
-                        && access.has_any(&entry.path, &["SDN.Audit", "SDN.Use"])
+                    entry.path.starts_with(&below) && access.has_any(&entry.path, &["SDN.Audit", "SDN.Use"])
                 })
         };
-        let bridges = state
-            .cluster()
-            .bridges
-            .iter()
-            .filter(|(name, _)| sees(name));
-        bridges
-            .map(|(name, bridge)| network::bridge_row(name, bridge))
-            .collect::<Vec<Value>>()
+        let bridges = state.cluster().bridges.iter().filter(|(name, _)| sees(name));
+        bridges.map(|(name, bridge)| network::bridge_row(name, bridge)).collect::<Vec<Value>>()
     });
     Ok(Value::Array(rows).into())
 }
@@ -102,30 +90,17 @@ async fn storages(call: Call) -> Answer {
     let contents = call.params.items("content");
     call.node.access(&call.caller, |access, state| {
         let cluster = state.cluster();
-        if let Some(name) = call
-            .params
-            .text("storage")
-            .filter(|name| !cluster.storages.contains_key(*name))
-        {
+        if let Some(name) = call.params.text("storage").filter(|name| !cluster.storages.contains_key(*name)) {
             let _ = name;
             return Err(Refusal::parameter("storage", "No such storage."));
         }
         let rows = cluster.storages.iter().filter(|(name, found)| {
-            call.params
-                .text("storage")
-                .is_none_or(|wanted| wanted == *name)
-                && (contents.is_empty()
-                    || contents
-                        .iter()
-                        .any(|content| found.content.contains(content)))
+            call.params.text("storage").is_none_or(|wanted| wanted == *name)
+                && (contents.is_empty() || contents.iter().any(|content| found.content.contains(content)))
                 && !(call.params.flag("enabled") == Some(true) && found.disabled)
                 && access.has_any(&format!("/storage/{name}"), SEE_STORAGE)
         });
-        Ok(Value::Array(
-            rows.map(|(name, found)| storage::row(cluster, name, found))
-                .collect(),
-        )
-        .into())
+        Ok(Value::Array(rows.map(|(name, found)| storage::row(cluster, name, found)).collect()).into())
     })
 }
 
@@ -139,21 +114,11 @@ async fn content(call: Call) -> Answer {
         let prefix = format!("{name}:");
         let rows = cluster.volumes.iter().filter(|(volid, volume)| {
             volid.starts_with(&prefix)
-                && call
-                    .params
-                    .text("content")
-                    .is_none_or(|wanted| wanted == volume.content)
-                && call
-                    .params
-                    .vmid("vmid")
-                    .is_none_or(|wanted| volume.vmid == Some(wanted))
+                && call.params.text("content").is_none_or(|wanted| wanted == volume.content)
+                && call.params.vmid("vmid").is_none_or(|wanted| volume.vmid == Some(wanted))
                 && may_see(access, name, volume)
         });
-        Ok(Value::Array(
-            rows.map(|(volid, volume)| storage::content_row(volid, volume))
-                .collect(),
-        )
-        .into())
+        Ok(Value::Array(rows.map(|(volid, volume)| storage::content_row(volid, volume)).collect()).into())
     })
 }
 
@@ -174,11 +139,7 @@ fn may_see(access: Access<'_>, storage: &str, volume: &crate::state::Volume) -> 
 async fn delete_volume(call: Call) -> Answer {
     let storage = call.params.text("storage").unwrap_or_default().to_owned();
     let sent = call.params.text("volume").unwrap_or_default();
-    let volid = if sent.contains(':') {
-        sent.to_owned()
-    } else {
-        format!("{storage}:{sent}")
-    };
+    let volid = if sent.contains(':') { sent.to_owned() } else { format!("{storage}:{sent}") };
     call.node.access(&call.caller, |access, state| {
         let path = format!("/storage/{storage}");
         let backup_of = state
@@ -188,23 +149,15 @@ async fn delete_volume(call: Call) -> Answer {
             .filter(|volume| volume.content == "backup")
             .and_then(|volume| volume.vmid);
         let by_backup = backup_of.is_some_and(|vmid| {
-            access.has(&path, "Datastore.AllocateSpace")
-                && access.has(&format!("/vms/{vmid}"), "VM.Backup")
+            access.has(&path, "Datastore.AllocateSpace") && access.has(&format!("/vms/{vmid}"), "VM.Backup")
         });
-        if by_backup {
-            Ok(())
-        } else {
-            access.require(&path, "Datastore.Allocate")
-        }
+        if by_backup { Ok(()) } else { access.require(&path, "Datastore.Allocate") }
     })?;
     if !call.node.read().cluster().storages.contains_key(&storage) {
         return Err(Refusal::die(format!("storage '{storage}' does not exist")));
     }
     let node = std::sync::Arc::clone(&call.node);
-    let id = volid
-        .split_once(':')
-        .map_or(volid.as_str(), |(_, path)| path)
-        .replace(['/', ':'], "-");
+    let id = volid.split_once(':').map_or(volid.as_str(), |(_, path)| path).replace(['/', ':'], "-");
     let upid = call.node.start_task(
         &call.caller,
         call.effects.clone(),
@@ -213,9 +166,7 @@ async fn delete_volume(call: Call) -> Answer {
             task.work(crate::node::Work::Destroy).await?;
             let mut state = node.write();
             if storage::has_children(state.cluster(), &volid) {
-                return Err(format!(
-                    "base volume '{volid}' is still in use by linked clones"
-                ));
+                return Err(format!("base volume '{volid}' is still in use by linked clones"));
             }
             match state.cluster_mut().volumes.remove(&volid) {
                 Some(_) => Ok(0),

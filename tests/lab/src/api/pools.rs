@@ -30,19 +30,11 @@ async fn list(call: Call) -> Answer {
     let node = &call.node;
     let pools = node.read().cluster().pools.clone();
     let Some(wanted) = call.params.text("poolid") else {
-        let seen = pools
-            .iter()
-            .filter(|(name, _)| call.has(&format!("/pool/{name}"), "Pool.Audit"));
-        return Ok(Value::Array(
-            seen.map(|(name, pool)| Value::Object(head(name, pool)))
-                .collect(),
-        )
-        .into());
+        let seen = pools.iter().filter(|(name, _)| call.has(&format!("/pool/{name}"), "Pool.Audit"));
+        return Ok(Value::Array(seen.map(|(name, pool)| Value::Object(head(name, pool))).collect()).into());
     };
     call.require(&format!("/pool/{wanted}"), "Pool.Audit")?;
-    let pool = pools
-        .get(wanted)
-        .ok_or_else(|| Refusal::die(missing(wanted)))?;
+    let pool = pools.get(wanted).ok_or_else(|| Refusal::die(missing(wanted)))?;
     let kind = call.params.text("type");
     let mut members = Vec::new();
     for vmid in &pool.vms {
@@ -75,24 +67,14 @@ async fn create(call: Call) -> Answer {
     call.user_cfg("create pool failed: ")?;
     let pool = pool_id(&call);
     if call.node.major() >= 9 && !pool.starts_with(|c: char| c.is_ascii_alphabetic()) {
-        return Err(Refusal::die(format!(
-            "create pool failed: pool name '{pool}' must start with a letter"
-        )));
+        return Err(Refusal::die(format!("create pool failed: pool name '{pool}' must start with a letter")));
     }
     let mut state = call.node.write();
     if state.cluster().pools.contains_key(&pool) {
-        return Err(Refusal::die(format!(
-            "create pool failed: pool '{pool}' already exists"
-        )));
+        return Err(Refusal::die(format!("create pool failed: pool '{pool}' already exists")));
     }
     let comment = call.params.text("comment").map(str::to_owned);
-    state.cluster_mut().pools.insert(
-        pool,
-        Pool {
-            comment,
-            ..Pool::default()
-        },
-    );
+    state.cluster_mut().pools.insert(pool, Pool { comment, ..Pool::default() });
     Ok(Value::Null.into())
 }
 
@@ -100,12 +82,7 @@ async fn update(call: Call) -> Answer {
     call.user_cfg("update pools failed: ")?;
     let pool = pool_id(&call);
     let fail = |text: String| Refusal::die(format!("update pools failed: {text}"));
-    let vms: Vec<Vmid> = call
-        .params
-        .items("vms")
-        .iter()
-        .filter_map(|id| id.parse().ok())
-        .collect();
+    let vms: Vec<Vmid> = call.params.items("vms").iter().filter_map(|id| id.parse().ok()).collect();
     let storages = call.params.items("storage");
     let removes = call.params.flag("delete") == Some(true);
     let moves = call.params.flag("allow-move") == Some(true);
@@ -113,30 +90,15 @@ async fn update(call: Call) -> Answer {
         return Err(fail(missing(&pool)));
     }
     call.node.access(&call.caller, |access, _| {
-        let guests = vms.iter().map(|vmid| {
-            (
-                format!("/vms/{vmid}"),
-                &["VM.Allocate", "Permissions.Modify"],
-            )
-        });
-        let stores = storages.iter().map(|name| {
-            (
-                format!("/storage/{name}"),
-                &["Datastore.Allocate", "Permissions.Modify"],
-            )
-        });
-        guests
-            .chain(stores)
-            .try_for_each(|(path, wanted)| access.require_any(&path, wanted))
+        let guests = vms.iter().map(|vmid| (format!("/vms/{vmid}"), &["VM.Allocate", "Permissions.Modify"]));
+        let stores =
+            storages.iter().map(|name| (format!("/storage/{name}"), &["Datastore.Allocate", "Permissions.Modify"]));
+        guests.chain(stores).try_for_each(|(path, wanted)| access.require_any(&path, wanted))
     })?;
     let mut state = call.node.write();
     for vmid in &vms {
-        let owner = state
-            .cluster()
-            .pools
-            .iter()
-            .find(|(_, pool)| pool.vms.contains(vmid))
-            .map(|(name, _)| name.clone());
+        let owner =
+            state.cluster().pools.iter().find(|(_, pool)| pool.vms.contains(vmid)).map(|(name, _)| name.clone());
         match owner {
             Some(owner) if owner == pool && removes => {}
             _ if removes => return Err(fail(format!("VM {vmid} is not a pool member"))),
@@ -144,19 +106,14 @@ async fn update(call: Call) -> Answer {
                 return Err(fail(format!("VM {vmid} is already a pool member")));
             }
             Some(owner) if !moves => {
-                return Err(fail(format!(
-                    "VM {vmid} belongs already to pool '{owner}' and 'allow-move' is not set"
-                )));
+                return Err(fail(format!("VM {vmid} belongs already to pool '{owner}' and 'allow-move' is not set")));
             }
             _ => {}
         }
     }
     let cluster = state.cluster_mut();
     for vmid in &vms {
-        cluster
-            .pools
-            .values_mut()
-            .for_each(|pool| pool.vms.retain(|member| member != vmid));
+        cluster.pools.values_mut().for_each(|pool| pool.vms.retain(|member| member != vmid));
     }
     if let Some(pool) = cluster.pools.get_mut(&pool) {
         if !removes {
@@ -185,14 +142,10 @@ async fn delete(call: Call) -> Answer {
         return Err(fail(missing(&pool)));
     };
     if let Some(vmid) = found.vms.first() {
-        return Err(fail(format!(
-            "pool '{pool}' is not empty (contains VM {vmid})"
-        )));
+        return Err(fail(format!("pool '{pool}' is not empty (contains VM {vmid})")));
     }
     if let Some(storage) = found.storages.first() {
-        return Err(fail(format!(
-            "pool '{pool}' is not empty (contains storage '{storage}')"
-        )));
+        return Err(fail(format!("pool '{pool}' is not empty (contains storage '{storage}')")));
     }
     state.cluster_mut().pools.remove(&pool);
     Ok(Value::Null.into())

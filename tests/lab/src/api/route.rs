@@ -32,10 +32,7 @@ fn fit(pattern: &str, path: &str) -> Option<Placeholders> {
     let mut parts = path.split('/').filter(|part| !part.is_empty());
     for wanted in pattern.split('/').filter(|part| !part.is_empty()) {
         let part = parts.next()?;
-        match wanted
-            .strip_prefix('{')
-            .and_then(|name| name.strip_suffix('}'))
-        {
+        match wanted.strip_prefix('{').and_then(|name| name.strip_suffix('}')) {
             // A volume id has slashes of its own.
             Some("volume") => {
                 let rest: Vec<&str> = std::iter::once(part).chain(parts.by_ref()).collect();
@@ -55,18 +52,9 @@ mod tests {
 
     #[test]
     fn placeholders_are_filled_and_volumes_keep_their_slashes() {
-        let (endpoint, found) = find(
-            "DELETE",
-            "/nodes/n/storage/local/content/local:backup/a.tar",
-        )
-        .unzip();
+        let (endpoint, found) = find("DELETE", "/nodes/n/storage/local/content/local:backup/a.tar").unzip();
         assert!(endpoint.is_some());
-        assert_eq!(
-            found
-                .and_then(|mut found| found.remove("volume"))
-                .as_deref(),
-            Some("local:backup/a.tar")
-        );
+        assert_eq!(found.and_then(|mut found| found.remove("volume")).as_deref(), Some("local:backup/a.tar"));
         assert!(find("POST", "/nodes/n/lxc/100/config").is_none());
     }
 }

@@ -36,8 +36,7 @@ fn find(call: &Call, privilege: &str) -> Result<Task, Refusal> {
         if !own {
             access.require(&format!("/nodes/{}", parsed.node), privilege)?;
         }
-        task.cloned()
-            .ok_or_else(|| Refusal::parameter("upid", "no such task"))
+        task.cloned().ok_or_else(|| Refusal::parameter("upid", "no such task"))
     })
 }
 
@@ -47,27 +46,15 @@ async fn status(call: Call) -> Answer {
 
 async fn log(call: Call) -> Answer {
     let task = find(&call, "Sys.Audit")?;
-    let lines = if task.log.is_empty() {
-        vec!["no content".to_owned()]
-    } else {
-        task.log
-    };
+    let lines = if task.log.is_empty() { vec!["no content".to_owned()] } else { task.log };
     let start = call.params.whole("start").unwrap_or(0).max(0) as usize;
     // Fifty lines by default, which hides the end of a long log; zero means all.
     let limit = match call.params.whole("limit").unwrap_or(50) {
         0 => usize::MAX,
         limit => limit.max(0) as usize,
     };
-    let rows = lines
-        .iter()
-        .enumerate()
-        .skip(start)
-        .take(limit)
-        .map(|(index, line)| json!({"n": index + 1, "t": line}));
-    Ok(Reply {
-        data: Value::Array(rows.collect()),
-        total: Some(lines.len()),
-    })
+    let rows = lines.iter().enumerate().skip(start).take(limit).map(|(index, line)| json!({"n": index + 1, "t": line}));
+    Ok(Reply { data: Value::Array(rows.collect()), total: Some(lines.len()) })
 }
 
 async fn list(call: Call) -> Answer {
@@ -86,46 +73,20 @@ async fn list(call: Call) -> Answer {
         })
         .filter(|task| audit || task.belongs_to(&call.caller))
         .filter(|task| params.text("vmid").is_none_or(|vmid| task.id == vmid))
-        .filter(|task| {
-            params
-                .text("typefilter")
-                .is_none_or(|kind| task.kind == kind)
-        })
-        .filter(|task| {
-            params
-                .text("userfilter")
-                .is_none_or(|user| task.user.contains(user))
-        })
-        .filter(|task| {
-            params
-                .whole("since")
-                .is_none_or(|since| task.starttime as i64 >= since)
-        })
-        .filter(|task| {
-            params
-                .whole("until")
-                .is_none_or(|until| task.starttime as i64 <= until)
-        })
+        .filter(|task| params.text("typefilter").is_none_or(|kind| task.kind == kind))
+        .filter(|task| params.text("userfilter").is_none_or(|user| task.user.contains(user)))
+        .filter(|task| params.whole("since").is_none_or(|since| task.starttime as i64 >= since))
+        .filter(|task| params.whole("until").is_none_or(|until| task.starttime as i64 <= until))
         .filter(|task| params.flag("errors") != Some(true) || task.outcome() == "error")
-        .filter(|task| {
-            outcomes.is_empty() || outcomes.iter().any(|wanted| wanted == task.outcome())
-        })
+        .filter(|task| outcomes.is_empty() || outcomes.iter().any(|wanted| wanted == task.outcome()))
         .collect();
     // The running ones first, then the newest.
-    found.sort_by_key(|task| {
-        (
-            task.exit.is_some(),
-            std::cmp::Reverse((task.starttime, task.pstart, task.pid)),
-        )
-    });
+    found.sort_by_key(|task| (task.exit.is_some(), std::cmp::Reverse((task.starttime, task.pstart, task.pid))));
     let total = found.len();
     let start = params.whole("start").unwrap_or(0).max(0) as usize;
     let limit = params.whole("limit").unwrap_or(50).max(0) as usize;
     let rows = found.into_iter().skip(start).take(limit).map(Task::row);
-    Ok(Reply {
-        data: Value::Array(rows.collect()),
-        total: Some(total),
-    })
+    Ok(Reply { data: Value::Array(rows.collect()), total: Some(total) })
 }
 
 async fn stop(call: Call) -> Answer {
@@ -142,10 +103,6 @@ async fn stop(call: Call) -> Answer {
 async fn recent(call: Call) -> Answer {
     let audit = call.has("/", "Sys.Audit");
     let state = call.node.read();
-    let rows = state
-        .tasks()
-        .values()
-        .filter(|task| audit || task.user == call.caller.user)
-        .map(Task::row);
+    let rows = state.tasks().values().filter(|task| audit || task.user == call.caller.user).map(Task::row);
     Ok(Value::Array(rows.collect()).into())
 }

@@ -24,27 +24,14 @@ pub(crate) struct Caller {
 impl Caller {
     /// Nobody: for the calls that need no credentials.
     pub(crate) fn nobody() -> Self {
-        Self {
-            id: String::new(),
-            user: String::new(),
-            token: None,
-            privsep: true,
-        }
+        Self { id: String::new(), user: String::new(), token: None, privsep: true }
     }
 }
 
 /// Checks the credentials of a request; the error is the reason of the 401.
-pub(crate) fn authenticate(
-    head: &Head,
-    cluster: &Cluster,
-    unified_text: bool,
-) -> Result<Caller, String> {
+pub(crate) fn authenticate(head: &Head, cluster: &Cluster, unified_text: bool) -> Result<Caller, String> {
     let detail = |text: String| {
-        if unified_text {
-            "Authentication failed!".to_owned()
-        } else {
-            text
-        }
+        if unified_text { "Authentication failed!".to_owned() } else { text }
     };
     if cookie(head).is_some() {
         // Tickets are not part of this lab: a cookie wins over a token, and nobody holds a valid one.
@@ -57,10 +44,7 @@ pub(crate) fn authenticate(
     let Some(header) = head.header("authorization") else {
         return Err("No ticket".to_owned());
     };
-    let Some(value) = header
-        .strip_prefix("PVEAPIToken=")
-        .or_else(|| header.strip_prefix("PVEAPIToken "))
-    else {
+    let Some(value) = header.strip_prefix("PVEAPIToken=").or_else(|| header.strip_prefix("PVEAPIToken ")) else {
         return Err(if header.starts_with("PVEAPIToken") {
             detail("invalid token".to_owned())
         } else {
@@ -68,9 +52,8 @@ pub(crate) fn authenticate(
         });
     };
     let value = decode::unescape(value);
-    let parsed = value
-        .split_once('=')
-        .and_then(|(id, secret)| id.split_once('!').map(|(user, name)| (user, name, secret)));
+    let parsed =
+        value.split_once('=').and_then(|(id, secret)| id.split_once('!').map(|(user, name)| (user, name, secret)));
     let Some((user, name, secret)) = parsed else {
         return Err(detail("no tokenid specified".to_owned()));
     };
@@ -99,17 +82,10 @@ pub(crate) fn authenticate(
 }
 
 fn cookie(head: &Head) -> Option<&str> {
-    head.header("cookie")?
-        .split(';')
-        .find_map(|part| part.trim().strip_prefix("PVEAuthCookie="))
+    head.header("cookie")?.split(';').find_map(|part| part.trim().strip_prefix("PVEAuthCookie="))
 }
 
 /// Compares without telling by its duration where two secrets differ.
 fn same(left: &[u8], right: &[u8]) -> bool {
-    left.len() == right.len()
-        && left
-            .iter()
-            .zip(right)
-            .fold(0, |difference, (a, b)| difference | (a ^ b))
-            == 0
+    left.len() == right.len() && left.iter().zip(right).fold(0, |difference, (a, b)| difference | (a ^ b)) == 0
 }

@@ -67,22 +67,13 @@ pub(crate) type Privileges = BTreeMap<String, bool>;
 /// Every privilege a release knows.
 pub(crate) fn all(major: u8) -> BTreeSet<String> {
     let special = if major >= 9 { ONLY_9 } else { ONLY_8 };
-    COMMON
-        .iter()
-        .chain(special)
-        .map(|name| (*name).to_owned())
-        .collect()
+    COMMON.iter().chain(special).map(|name| (*name).to_owned()).collect()
 }
 
 /// Built-in roles.
 pub(crate) fn built_in(major: u8) -> BTreeMap<String, BTreeSet<String>> {
     let all = all(major);
-    let pick = |fits: &dyn Fn(&str) -> bool| {
-        all.iter()
-            .filter(|name| fits(name))
-            .cloned()
-            .collect::<BTreeSet<_>>()
-    };
+    let pick = |fits: &dyn Fn(&str) -> bool| all.iter().filter(|name| fits(name)).cloned().collect::<BTreeSet<_>>();
     let is_admin_only = |name: &str| {
         matches!(
             name,
@@ -98,71 +89,28 @@ pub(crate) fn built_in(major: u8) -> BTreeMap<String, BTreeSet<String>> {
     let user = |name: &str| {
         matches!(
             name,
-            "VM.Audit"
-                | "VM.Backup"
-                | "VM.Config.CDROM"
-                | "VM.Config.Cloudinit"
-                | "VM.Console"
-                | "VM.PowerMgmt"
+            "VM.Audit" | "VM.Backup" | "VM.Config.CDROM" | "VM.Config.Cloudinit" | "VM.Console" | "VM.PowerMgmt"
         ) || name.starts_with("VM.GuestAgent.")
     };
     BTreeMap::from([
         ("Administrator".to_owned(), all.clone()),
         ("NoAccess".to_owned(), BTreeSet::new()),
         ("PVEAdmin".to_owned(), pick(&|name| !is_admin_only(name))),
-        (
-            "PVEAuditor".to_owned(),
-            pick(&|name| name.ends_with(".Audit")),
-        ),
-        (
-            "PVEDatastoreAdmin".to_owned(),
-            pick(&|name| name.starts_with("Datastore.")),
-        ),
-        (
-            "PVEDatastoreUser".to_owned(),
-            pick(&|name| matches!(name, "Datastore.AllocateSpace" | "Datastore.Audit")),
-        ),
-        (
-            "PVEMappingAdmin".to_owned(),
-            pick(&|name| name.starts_with("Mapping.")),
-        ),
-        (
-            "PVEMappingAuditor".to_owned(),
-            pick(&|name| name == "Mapping.Audit"),
-        ),
-        (
-            "PVEMappingUser".to_owned(),
-            pick(&|name| matches!(name, "Mapping.Audit" | "Mapping.Use")),
-        ),
-        (
-            "PVEPoolAdmin".to_owned(),
-            pick(&|name| name.starts_with("Pool.")),
-        ),
+        ("PVEAuditor".to_owned(), pick(&|name| name.ends_with(".Audit"))),
+        ("PVEDatastoreAdmin".to_owned(), pick(&|name| name.starts_with("Datastore."))),
+        ("PVEDatastoreUser".to_owned(), pick(&|name| matches!(name, "Datastore.AllocateSpace" | "Datastore.Audit"))),
+        ("PVEMappingAdmin".to_owned(), pick(&|name| name.starts_with("Mapping."))),
+        ("PVEMappingAuditor".to_owned(), pick(&|name| name == "Mapping.Audit")),
+        ("PVEMappingUser".to_owned(), pick(&|name| matches!(name, "Mapping.Audit" | "Mapping.Use"))),
+        ("PVEPoolAdmin".to_owned(), pick(&|name| name.starts_with("Pool."))),
         ("PVEPoolUser".to_owned(), pick(&|name| name == "Pool.Audit")),
-        (
-            "PVESDNAdmin".to_owned(),
-            pick(&|name| name.starts_with("SDN.")),
-        ),
-        (
-            "PVESDNUser".to_owned(),
-            pick(&|name| matches!(name, "SDN.Audit" | "SDN.Use")),
-        ),
-        (
-            "PVESysAdmin".to_owned(),
-            pick(&|name| matches!(name, "Sys.Audit" | "Sys.Console" | "Sys.Syslog")),
-        ),
-        (
-            "PVETemplateUser".to_owned(),
-            pick(&|name| matches!(name, "VM.Audit" | "VM.Clone")),
-        ),
+        ("PVESDNAdmin".to_owned(), pick(&|name| name.starts_with("SDN."))),
+        ("PVESDNUser".to_owned(), pick(&|name| matches!(name, "SDN.Audit" | "SDN.Use"))),
+        ("PVESysAdmin".to_owned(), pick(&|name| matches!(name, "Sys.Audit" | "Sys.Console" | "Sys.Syslog"))),
+        ("PVETemplateUser".to_owned(), pick(&|name| matches!(name, "VM.Audit" | "VM.Clone"))),
         (
             "PVEUserAdmin".to_owned(),
-            pick(&|name| {
-                matches!(
-                    name,
-                    "Group.Allocate" | "Realm.AllocateUser" | "User.Modify"
-                )
-            }),
+            pick(&|name| matches!(name, "Group.Allocate" | "Realm.AllocateUser" | "User.Modify")),
         ),
         ("PVEVMAdmin".to_owned(), pick(&guest)),
         ("PVEVMUser".to_owned(), pick(&user)),
@@ -185,9 +133,7 @@ impl Access<'_> {
             Some(_) if self.caller.privsep => {
                 let own = self.of(&self.caller.id, path);
                 own.into_iter()
-                    .filter_map(|(name, mine)| {
-                        owner.get(&name).map(|theirs| (name, mine && *theirs))
-                    })
+                    .filter_map(|(name, mine)| owner.get(&name).map(|theirs| (name, mine && *theirs)))
                     .collect()
             }
             _ => owner,
@@ -200,10 +146,7 @@ impl Access<'_> {
 
     fn of(&self, ugid: &str, path: &str) -> Privileges {
         if ugid == "root@pam" {
-            return all(self.major)
-                .into_iter()
-                .map(|name| (name, true))
-                .collect();
+            return all(self.major).into_iter().map(|name| (name, true)).collect();
         }
         let mut roles = self.roles(ugid, path);
         for pool in self.pools_of(path) {
@@ -229,11 +172,7 @@ impl Access<'_> {
                 .cluster
                 .acl
                 .iter()
-                .filter(|entry| {
-                    entry.ugid == ugid
-                        && entry.path == prefix
-                        && (entry.propagate || prefix == path)
-                })
+                .filter(|entry| entry.ugid == ugid && entry.path == prefix && (entry.propagate || prefix == path))
                 .map(|entry| (entry.role.clone(), entry.propagate))
                 .collect();
             if !here.is_empty() {
@@ -244,20 +183,12 @@ impl Access<'_> {
     }
 
     fn pools_of(&self, path: &str) -> Vec<&String> {
-        let guest = path
-            .strip_prefix("/vms/")
-            .and_then(|id| id.parse::<Vmid>().ok());
+        let guest = path.strip_prefix("/vms/").and_then(|id| id.parse::<Vmid>().ok());
         let storage = path.strip_prefix("/storage/");
         let member = |pool: &crate::state::Pool| {
-            guest.is_some_and(|vmid| pool.vms.contains(&vmid))
-                || storage.is_some_and(|id| pool.storages.contains(id))
+            guest.is_some_and(|vmid| pool.vms.contains(&vmid)) || storage.is_some_and(|id| pool.storages.contains(id))
         };
-        self.cluster
-            .pools
-            .iter()
-            .filter(|(_, pool)| member(pool))
-            .map(|(name, _)| name)
-            .collect()
+        self.cluster.pools.iter().filter(|(_, pool)| member(pool)).map(|(name, _)| name).collect()
     }
 
     fn role(&self, role: &str) -> BTreeSet<String> {
@@ -291,27 +222,15 @@ impl Access<'_> {
 
     /// All paths on which the caller has anything.
     pub(crate) fn dump(&self) -> BTreeMap<String, Privileges> {
-        let mut paths: BTreeSet<String> = [
-            "/",
-            "/access",
-            "/access/groups",
-            "/nodes",
-            "/pool",
-            "/sdn",
-            "/storage",
-            "/vms",
-        ]
-        .iter()
-        .map(|path| (*path).to_owned())
-        .collect();
+        let mut paths: BTreeSet<String> =
+            ["/", "/access", "/access/groups", "/nodes", "/pool", "/sdn", "/storage", "/vms"]
+                .iter()
+                .map(|path| (*path).to_owned())
+                .collect();
         paths.extend(self.cluster.acl.iter().map(|entry| entry.path.clone()));
         for pool in self.cluster.pools.values() {
             paths.extend(pool.vms.iter().map(|vmid| format!("/vms/{vmid}")));
-            paths.extend(
-                pool.storages
-                    .iter()
-                    .map(|storage| format!("/storage/{storage}")),
-            );
+            paths.extend(pool.storages.iter().map(|storage| format!("/storage/{storage}")));
         }
         paths
             .into_iter()
@@ -354,12 +273,7 @@ mod tests {
     use crate::state::{AclEntry, Pool};
 
     fn caller() -> Caller {
-        Caller {
-            id: "a@pve!t".to_owned(),
-            user: "a@pve".to_owned(),
-            token: Some("t".to_owned()),
-            privsep: true,
-        }
+        Caller { id: "a@pve!t".to_owned(), user: "a@pve".to_owned(), token: Some("t".to_owned()), privsep: true }
     }
 
     fn grant(cluster: &mut Cluster, path: &str, role: &str) {
@@ -379,31 +293,14 @@ mod tests {
         grant(&mut cluster, "/vms", "PVEVMAdmin");
         grant(&mut cluster, "/vms/100", "PVETemplateUser");
         grant(&mut cluster, "/pool/p", "PVEVMAdmin");
-        cluster.pools.insert(
-            "p".to_owned(),
-            Pool {
-                vms: BTreeSet::from([100]),
-                ..Pool::default()
-            },
-        );
+        cluster.pools.insert("p".to_owned(), Pool { vms: BTreeSet::from([100]), ..Pool::default() });
         let caller = caller();
-        let access = Access {
-            cluster: &cluster,
-            caller: &caller,
-            major: 9,
-        };
+        let access = Access { cluster: &cluster, caller: &caller, major: 9 };
         assert!(access.has("/vms/101", "VM.Allocate"));
         assert!(access.has("/vms/100", "VM.Allocate"), "by the pool");
         cluster.pools.clear();
-        let access = Access {
-            cluster: &cluster,
-            caller: &caller,
-            major: 9,
-        };
-        assert!(
-            !access.has("/vms/100", "VM.Allocate"),
-            "replaced by the template role"
-        );
+        let access = Access { cluster: &cluster, caller: &caller, major: 9 };
+        assert!(!access.has("/vms/100", "VM.Allocate"), "replaced by the template role");
     }
 
     #[test]
@@ -412,11 +309,7 @@ mod tests {
         grant(&mut cluster, "/", "Administrator");
         cluster.acl.retain(|entry| entry.ugid == "a@pve!t");
         let caller = caller();
-        let access = Access {
-            cluster: &cluster,
-            caller: &caller,
-            major: 9,
-        };
+        let access = Access { cluster: &cluster, caller: &caller, major: 9 };
         assert!(access.privileges("/").is_empty());
     }
 }

@@ -57,17 +57,14 @@ pub(super) async fn import(node: &Arc<Node>, request: Import) -> Outcome {
     let wrong = |text: String| (400_u16, text);
     let (vmid, kind) = (request.vmid, request.kind);
     if !formats::is_vmid(&vmid.to_string()) {
-        return Err(wrong(format!(
-            "{vmid} is no guest number: 100 to 999999999"
-        )));
+        return Err(wrong(format!("{vmid} is no guest number: 100 to 999999999")));
     }
     formats::dns_name(&request.hostname).map_err(wrong)?;
     if node.read().guest(vmid).is_some() {
         return Err((409, format!("guest {vmid} is already there")));
     }
     let size = match &request.size {
-        Some(size) => formats::parse_size(size)
-            .ok_or_else(|| wrong(format!("'{size}' is no size such as 2G")))?,
+        Some(size) => formats::parse_size(size).ok_or_else(|| wrong(format!("'{size}' is no size such as 2G")))?,
         None => SIZE,
     };
     if kind == Kind::Lxc {
@@ -75,11 +72,7 @@ pub(super) async fn import(node: &Arc<Node>, request: Import) -> Outcome {
             (Runtime::Nspawn(_), None) => {
                 return Err(wrong("a real container needs --rootfs".to_owned()));
             }
-            (_, Some(rootfs)) => node
-                .runtime
-                .import(vmid, rootfs)
-                .await
-                .map_err(|text| (500, text))?,
+            (_, Some(rootfs)) => node.runtime.import(vmid, rootfs).await.map_err(|text| (500, text))?,
             (Runtime::None(_), None) => {}
         }
     }
@@ -88,9 +81,7 @@ pub(super) async fn import(node: &Arc<Node>, request: Import) -> Outcome {
         if value.is_empty() {
             guest.config.remove(key);
         } else {
-            guest
-                .config
-                .insert(key.clone(), config::normalise(kind, key, value, random_mac));
+            guest.config.insert(key.clone(), config::normalise(kind, key, value, random_mac));
         }
     }
     let volid = record(node, &request, guest, size).map_err(wrong)?;
@@ -103,36 +94,18 @@ fn record(node: &Node, request: &Import, mut guest: Guest, size: u64) -> Result<
     let (vmid, kind) = (request.vmid, request.kind);
     let mut state = node.write();
     let storage = request.storage.as_deref().unwrap_or("local-lvm");
-    if let Some(pool) = request
-        .pool
-        .as_ref()
-        .filter(|pool| !state.cluster().pools.contains_key(*pool))
-    {
+    if let Some(pool) = request.pool.as_ref().filter(|pool| !state.cluster().pools.contains_key(*pool)) {
         return Err(format!("there is no pool '{pool}'"));
     }
-    let new = NewVolume {
-        storage,
-        kind,
-        vmid,
-        size,
-        base: None,
-        is_base: request.template,
-    };
+    let new = NewVolume { storage, kind, vmid, size, base: None, is_base: request.template };
     let volid = storage::allocate(&mut state, &new)?;
     let disk = if kind == Kind::Lxc { "rootfs" } else { "scsi0" };
-    guest.config.insert(
-        disk.to_owned(),
-        config::with_volume(kind, disk, &volid, &volid, Some(size)),
-    );
+    guest.config.insert(disk.to_owned(), config::with_volume(kind, disk, &volid, &volid, Some(size)));
     if request.template {
         guest.config.insert("template".to_owned(), "1".to_owned());
     }
     state.insert_guest(guest);
-    if let Some(pool) = request
-        .pool
-        .as_ref()
-        .and_then(|pool| state.cluster_mut().pools.get_mut(pool))
-    {
+    if let Some(pool) = request.pool.as_ref().and_then(|pool| state.cluster_mut().pools.get_mut(pool)) {
         pool.vms.insert(vmid);
     }
     Ok(volid)
@@ -142,10 +115,7 @@ fn defaults(request: &Import) -> config::Config {
     let memory = request.memory.unwrap_or(512).to_string();
     let cores = request.cores.map(|cores| cores.to_string());
     let net = match request.kind {
-        Kind::Lxc => format!(
-            "name=eth0,bridge=vmbr0,hwaddr={},ip=dhcp,type=veth",
-            random_mac()
-        ),
+        Kind::Lxc => format!("name=eth0,bridge=vmbr0,hwaddr={},ip=dhcp,type=veth", random_mac()),
         Kind::Qemu => format!("virtio={},bridge=vmbr0", random_mac()),
     };
     let mut pairs = match request.kind {
@@ -162,18 +132,12 @@ fn defaults(request: &Import) -> config::Config {
             ("ostype", "l26".to_owned()),
             ("scsihw", "virtio-scsi-single".to_owned()),
             ("boot", "order=scsi0".to_owned()),
-            (
-                "smbios1",
-                format!("uuid={}", crate::api::access::new_secret()),
-            ),
+            ("smbios1", format!("uuid={}", crate::api::access::new_secret())),
         ],
     };
     pairs.extend([("memory", memory), ("net0", net)]);
     pairs.extend(cores.map(|cores| ("cores", cores)));
-    pairs
-        .into_iter()
-        .map(|(key, value)| (key.to_owned(), value))
-        .collect()
+    pairs.into_iter().map(|(key, value)| (key.to_owned(), value)).collect()
 }
 
 /// Sent by the command line.

@@ -55,12 +55,7 @@ impl Journal {
         let mut inner = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         inner.clock += 1;
         let ended = inner.clock;
-        if let Some(entry) = inner
-            .entries
-            .iter_mut()
-            .rev()
-            .find(|entry| entry.ended.is_none() && fits(entry))
-        {
+        if let Some(entry) = inner.entries.iter_mut().rev().find(|entry| entry.ended.is_none() && fits(entry)) {
             entry.ended = Some(ended);
             finish(entry);
         }
@@ -101,27 +96,14 @@ impl Journal {
     }
 
     pub(crate) fn task_ended(&self, upid: &str) {
-        self.close(
-            |entry| entry.what == "task" && entry.subject == upid,
-            |_| {},
-        );
+        self.close(|entry| entry.what == "task" && entry.subject == upid, |_| {});
     }
 
     pub(crate) fn entries(&self) -> Vec<Entry> {
-        self.0
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .entries
-            .iter()
-            .cloned()
-            .collect()
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).entries.iter().cloned().collect()
     }
 
     pub(crate) fn clear(&self) {
-        self.0
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .entries
-            .clear();
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).entries.clear();
     }
 }

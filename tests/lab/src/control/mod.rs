@@ -93,10 +93,7 @@ pub(crate) async fn handle(node: &Arc<Node>, head: &Head, path: &str, body: &[u8
     let outcome = if allowed {
         answer(node, &head.method, path, body).await
     } else {
-        Err((
-            403,
-            "the control endpoint is for the administrator's token alone".to_owned(),
-        ))
+        Err((403, "the control endpoint is for the administrator's token alone".to_owned()))
     };
     match outcome {
         Ok(value) => Response::json(200, "OK", &value),
@@ -105,8 +102,7 @@ pub(crate) async fn handle(node: &Arc<Node>, head: &Head, path: &str, body: &[u8
 }
 
 fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, Refused> {
-    serde_json::from_slice(body)
-        .map_err(|error| (400, format!("the request does not fit: {error}")))
+    serde_json::from_slice(body).map_err(|error| (400, format!("the request does not fit: {error}")))
 }
 
 async fn answer(node: &Arc<Node>, method: &str, path: &str, body: &[u8]) -> Outcome {
@@ -114,9 +110,7 @@ async fn answer(node: &Arc<Node>, method: &str, path: &str, body: &[u8]) -> Outc
         ("POST", "/lab/import") => import::import(node, parse(body)?).await,
         ("GET", "/lab/faults") => Ok(json!(node.faults.list())),
         ("POST", "/lab/faults") => {
-            rules(body)?
-                .into_iter()
-                .for_each(|rule| node.faults.add(rule));
+            rules(body)?.into_iter().for_each(|rule| node.faults.add(rule));
             Ok(json!(node.faults.list()))
         }
         ("DELETE", "/lab/faults") => {
@@ -144,13 +138,7 @@ async fn answer(node: &Arc<Node>, method: &str, path: &str, body: &[u8]) -> Outc
         ("POST", "/lab/storage") => storage(node, parse(body)?),
         ("POST", "/lab/bridge") => {
             let BridgeRequest { bridge, cidr, mtu } = parse(body)?;
-            node.write().cluster_mut().bridges.insert(
-                bridge,
-                Bridge {
-                    cidr,
-                    mtu: mtu.unwrap_or(1500),
-                },
-            );
+            node.write().cluster_mut().bridges.insert(bridge, Bridge { cidr, mtu: mtu.unwrap_or(1500) });
             Ok(Value::Null)
         }
         ("POST", "/lab/revoke") => {
@@ -179,17 +167,11 @@ fn rules(body: &[u8]) -> Result<Vec<Rule>, Refused> {
     if value.is_array() {
         serde_json::from_value(value).map_err(wrong)
     } else {
-        serde_json::from_value(value)
-            .map(|rule| vec![rule])
-            .map_err(wrong)
+        serde_json::from_value(value).map(|rule| vec![rule]).map_err(wrong)
     }
 }
 
-fn with_guest(
-    node: &Node,
-    vmid: Vmid,
-    change: impl FnOnce(&mut crate::node::guests::Guest),
-) -> Outcome {
+fn with_guest(node: &Node, vmid: Vmid, change: impl FnOnce(&mut crate::node::guests::Guest)) -> Outcome {
     match node.write().guest_mut(vmid) {
         Some(guest) => {
             change(guest);
@@ -200,14 +182,8 @@ fn with_guest(
 }
 
 async fn hold(node: &Arc<Node>, request: HoldRequest) -> Outcome {
-    let kind = node
-        .read()
-        .guest(request.vmid)
-        .map_or(Kind::Lxc, |guest| guest.kind);
-    let held = node
-        .lock_config(kind, request.vmid)
-        .await
-        .map_err(|text| (409, text))?;
+    let kind = node.read().guest(request.vmid).map_or(Kind::Lxc, |guest| guest.kind);
+    let held = node.lock_config(kind, request.vmid).await.map_err(|text| (409, text))?;
     tokio::spawn(async move {
         tokio::time::sleep(Duration::from_millis(request.ms)).await;
         drop(held);
@@ -235,13 +211,7 @@ fn storage(node: &Node, request: StorageRequest) -> Outcome {
         }
         None => {
             let (Some(kind), Some(content)) = (request.kind, request.content) else {
-                return Err((
-                    400,
-                    format!(
-                        "'{}' is a new storage: give its type and content",
-                        request.storage
-                    ),
-                ));
+                return Err((400, format!("'{}' is a new storage: give its type and content", request.storage)));
             };
             let new = Storage {
                 kind,

@@ -45,10 +45,7 @@ pub(crate) async fn serve(socket: TcpStream, tls: TlsAcceptor, node: Arc<Node>) 
         let outcome = match transport_error(&head, node.release.body_limit()) {
             Some(error) => Outcome::Answer(error),
             None => {
-                let length = head
-                    .header("content-length")
-                    .and_then(|text| text.parse::<usize>().ok())
-                    .unwrap_or(0);
+                let length = head.header("content-length").and_then(|text| text.parse::<usize>().ok()).unwrap_or(0);
                 match read_body(&mut stream, &mut buffer, length).await {
                     Some(body) => api::handle(&node, &head, &body).await,
                     None => return,
@@ -59,9 +56,7 @@ pub(crate) async fn serve(socket: TcpStream, tls: TlsAcceptor, node: Arc<Node>) 
             return;
         };
         let close = last || response.status >= 400;
-        if stream.write_all(&render(&response, close)).await.is_err()
-            || stream.flush().await.is_err()
-        {
+        if stream.write_all(&render(&response, close)).await.is_err() || stream.flush().await.is_err() {
             return;
         }
         if close {
@@ -72,10 +67,7 @@ pub(crate) async fn serve(socket: TcpStream, tls: TlsAcceptor, node: Arc<Node>) 
 }
 
 fn wants_close(head: &Head) -> bool {
-    head.minor == 0
-        || head
-            .header("connection")
-            .is_some_and(|value| value.eq_ignore_ascii_case("close"))
+    head.minor == 0 || head.header("connection").is_some_and(|value| value.eq_ignore_ascii_case("close"))
 }
 
 async fn redirect(mut socket: TcpStream) {
@@ -89,10 +81,7 @@ async fn redirect(mut socket: TcpStream) {
         "308 Permanent Redirect"
     };
     let path = line.split(' ').nth(1).unwrap_or("/");
-    let host = socket
-        .local_addr()
-        .map(|address| address.to_string())
-        .unwrap_or_default();
+    let host = socket.local_addr().map(|address| address.to_string()).unwrap_or_default();
     let answer = format!(
         "HTTP/1.1 {status}\r\nLocation: https://{host}{path}\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
     );
@@ -100,19 +89,12 @@ async fn redirect(mut socket: TcpStream) {
 }
 
 /// Reads up to the empty line; also returns what already arrived of the body.
-async fn read_head<S: tokio::io::AsyncRead + Unpin>(
-    stream: &mut S,
-    mut buffer: Vec<u8>,
-) -> Option<(Head, Vec<u8>)> {
+async fn read_head<S: tokio::io::AsyncRead + Unpin>(stream: &mut S, mut buffer: Vec<u8>) -> Option<(Head, Vec<u8>)> {
     loop {
         if let Some(end) = buffer.windows(4).position(|window| window == b"\r\n\r\n") {
             let rest = buffer.split_off(end + 4);
             let head = parse_head(&buffer[..end]);
-            if end > HEAD_LIMIT
-                || head
-                    .as_ref()
-                    .is_some_and(|head| head.headers.len() >= LINE_LIMIT)
-            {
+            if end > HEAD_LIMIT || head.as_ref().is_some_and(|head| head.headers.len() >= LINE_LIMIT) {
                 tokio::time::sleep(IDLE).await;
                 return None;
             }
@@ -143,51 +125,25 @@ fn parse_head(bytes: &[u8]) -> Option<Head> {
         .filter_map(|line| line.split_once(':'))
         .map(|(key, value)| (key.trim().to_owned(), value.trim().to_owned()))
         .collect();
-    let headers = if version.starts_with("HTTP/1.") {
-        headers
-    } else {
-        vec![("x-version".to_owned(), version.to_owned())]
-    };
-    Some(Head {
-        method: method.to_owned(),
-        target: target.to_owned(),
-        minor,
-        headers,
-    })
+    let headers =
+        if version.starts_with("HTTP/1.") { headers } else { vec![("x-version".to_owned(), version.to_owned())] };
+    Some(Head { method: method.to_owned(), target: target.to_owned(), minor, headers })
 }
 
 /// What pveproxy refuses before it looks at credentials.
 fn transport_error(head: &Head, body_limit: usize) -> Option<Response> {
-    if head
-        .header("x-version")
-        .is_some_and(|version| version.starts_with("HTTP/"))
-    {
+    if head.header("x-version").is_some_and(|version| version.starts_with("HTTP/")) {
         return Some(Response::plain(506, "http protocol version not supported"));
     }
     if !matches!(head.method.as_str(), "GET" | "POST" | "PUT" | "DELETE") {
-        return Some(Response::plain(
-            501,
-            &format!("method '{}' not available", head.method),
-        ));
+        return Some(Response::plain(501, &format!("method '{}' not available", head.method)));
     }
-    if head
-        .header("transfer-encoding")
-        .is_some_and(|value| value.eq_ignore_ascii_case("chunked"))
-    {
-        return Some(Response::plain(
-            501,
-            "chunked transfer encoding not supported",
-        ));
+    if head.header("transfer-encoding").is_some_and(|value| value.eq_ignore_ascii_case("chunked")) {
+        return Some(Response::plain(501, "chunked transfer encoding not supported"));
     }
-    let length = head
-        .header("content-length")
-        .and_then(|text| text.parse::<usize>().ok())
-        .unwrap_or(0);
+    let length = head.header("content-length").and_then(|text| text.parse::<usize>().ok()).unwrap_or(0);
     if length > 0 && matches!(head.method.as_str(), "GET" | "DELETE") {
-        return Some(Response::plain(
-            501,
-            &format!("Unexpected content for method '{}'", head.method),
-        ));
+        return Some(Response::plain(501, &format!("Unexpected content for method '{}'", head.method)));
     }
     (length > body_limit).then(|| Response::plain(501, "for data too large"))
 }

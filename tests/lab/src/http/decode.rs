@@ -10,13 +10,8 @@ pub(crate) fn unescape(text: &str) -> String {
     let mut out = Vec::with_capacity(bytes.len());
     let mut at = 0;
     while let Some(&byte) = bytes.get(at) {
-        let pair = bytes
-            .get(at + 1..at + 3)
-            .and_then(|pair| std::str::from_utf8(pair).ok());
-        match pair
-            .filter(|_| byte == b'%')
-            .and_then(|pair| u8::from_str_radix(pair, 16).ok())
-        {
+        let pair = bytes.get(at + 1..at + 3).and_then(|pair| std::str::from_utf8(pair).ok());
+        match pair.filter(|_| byte == b'%').and_then(|pair| u8::from_str_radix(pair, 16).ok()) {
             Some(decoded) => {
                 out.push(decoded);
                 at += 3;
@@ -66,15 +61,9 @@ pub(crate) fn json(body: &[u8]) -> Result<RawParams, String> {
         )
     })?;
     let Value::Object(fields) = value else {
-        return Err(
-            "Not a HASH reference at /usr/share/perl5/PVE/APIServer/AnyEvent.pm line 945.\n"
-                .to_owned(),
-        );
+        return Err("Not a HASH reference at /usr/share/perl5/PVE/APIServer/AnyEvent.pm line 945.\n".to_owned());
     };
-    Ok(fields
-        .into_iter()
-        .filter_map(|(key, value)| Some((key, raw(value)?)))
-        .collect())
+    Ok(fields.into_iter().filter_map(|(key, value)| Some((key, raw(value)?))).collect())
 }
 
 fn raw(value: Value) -> Option<Raw> {
@@ -122,10 +111,7 @@ mod tests {
     fn plus_and_percent_are_decoded_and_repeated_keys_become_a_list() {
         let params = form("t=a+b%2Bc&k=1&k=2");
         assert_eq!(params.get("t").cloned(), one("a b+c"));
-        assert_eq!(
-            params.get("k").cloned(),
-            Some(Raw::Many(vec!["1".to_owned(), "2".to_owned()]))
-        );
+        assert_eq!(params.get("k").cloned(), Some(Raw::Many(vec!["1".to_owned(), "2".to_owned()])));
     }
 
     #[test]
@@ -134,10 +120,7 @@ mod tests {
         assert_eq!(params.get("a").cloned(), one("1"));
         assert!(!params.contains_key("b"));
         assert_eq!(params.get("c").cloned(), one("5"));
-        assert_eq!(
-            params.get("d").cloned(),
-            Some(Raw::Many(vec!["x".to_owned(), "y".to_owned()]))
-        );
+        assert_eq!(params.get("d").cloned(), Some(Raw::Many(vec!["x".to_owned(), "y".to_owned()])));
         assert!(json(b"{\"poolid\":").is_err_and(|text| text.contains("character offset 10")));
     }
 }

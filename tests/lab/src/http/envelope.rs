@@ -17,11 +17,7 @@ pub(crate) struct Refusal {
 
 impl Refusal {
     fn new(status: u16, message: impl Into<String>) -> Self {
-        Self {
-            status,
-            message: message.into(),
-            errors: BTreeMap::new(),
-        }
+        Self { status, message: message.into(), errors: BTreeMap::new() }
     }
     /// Any `die` in Proxmox's code.
     pub(crate) fn die(message: impl Into<String>) -> Self {
@@ -39,9 +35,7 @@ impl Refusal {
     pub(crate) fn needs_ticket(path: &str) -> Self {
         Self::new(
             403,
-            format!(
-                "Permission check failed (URI '{path}' not available with API token, need proper ticket."
-            ),
+            format!("Permission check failed (URI '{path}' not available with API token, need proper ticket."),
         )
     }
     /// One bad parameter.
@@ -50,11 +44,7 @@ impl Refusal {
     }
     /// Bad parameters.
     pub(crate) fn parameters(errors: BTreeMap<String, String>) -> Self {
-        Self {
-            status: 400,
-            message: "Parameter verification failed.".to_owned(),
-            errors,
-        }
+        Self { status: 400, message: "Parameter verification failed.".to_owned(), errors }
     }
     pub(crate) fn not_implemented(method: &str, path: &str) -> Self {
         Self::new(501, format!("Method '{method} {path}' not implemented"))
@@ -73,10 +63,7 @@ impl Refusal {
         body.insert("data".to_owned(), Value::Null);
         if has_message {
             let newline = if self.status == 501 { "" } else { "\n" };
-            body.insert(
-                "message".to_owned(),
-                json!(format!("{}{newline}", self.message)),
-            );
+            body.insert("message".to_owned(), json!(format!("{}{newline}", self.message)));
         }
         if !self.errors.is_empty() {
             body.insert("errors".to_owned(), json!(self.errors));

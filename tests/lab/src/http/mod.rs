@@ -17,10 +17,7 @@ pub(crate) struct Head {
 
 impl Head {
     pub(crate) fn header(&self, name: &str) -> Option<&str> {
-        self.headers
-            .iter()
-            .find(|(key, _)| key.eq_ignore_ascii_case(name))
-            .map(|(_, value)| value.as_str())
+        self.headers.iter().find(|(key, _)| key.eq_ignore_ascii_case(name)).map(|(_, value)| value.as_str())
     }
     pub(crate) fn path(&self) -> &str {
         self.target.split('?').next().unwrap_or_default()
@@ -51,21 +48,11 @@ pub(crate) enum Outcome {
 impl Response {
     /// An error of the HTTP layer itself: plain text equal to the reason, no content type.
     pub(crate) fn plain(status: u16, text: &str) -> Self {
-        Self {
-            status,
-            reason: first_line(text),
-            content_type: None,
-            body: Some(text.as_bytes().to_vec()),
-        }
+        Self { status, reason: first_line(text), content_type: None, body: Some(text.as_bytes().to_vec()) }
     }
     /// A status line and nothing else.
     pub(crate) fn bare(status: u16, reason: &str) -> Self {
-        Self {
-            status,
-            reason: first_line(reason),
-            content_type: None,
-            body: None,
-        }
+        Self { status, reason: first_line(reason), content_type: None, body: None }
     }
     pub(crate) fn json(status: u16, reason: &str, value: &serde_json::Value) -> Self {
         Self {
@@ -78,8 +65,5 @@ impl Response {
 }
 
 fn first_line(text: &str) -> String {
-    text.lines()
-        .next()
-        .unwrap_or_default()
-        .replace(|c: char| c.is_control(), " ")
+    text.lines().next().unwrap_or_default().replace(|c: char| c.is_control(), " ")
 }

@@ -17,9 +17,7 @@ pub(crate) fn value_json(kind: Kind, key: &str, value: &str) -> Value {
         return json!("**********");
     }
     match schema::find(&[kind.keys()], key, 9).map(|param| param.kind) {
-        Some(Type::Whole | Type::Flag) => value
-            .parse::<i64>()
-            .map_or_else(|_| json!(value), |number| json!(number)),
+        Some(Type::Whole | Type::Flag) => value.parse::<i64>().map_or_else(|_| json!(value), |number| json!(number)),
         _ => json!(value),
     }
 }
@@ -32,10 +30,7 @@ pub(crate) fn base(kind: Kind, key: &str) -> &'static str {
 pub(crate) fn is_volume_key(kind: Kind, key: &str) -> bool {
     match kind {
         Kind::Lxc => matches!(base(kind, key), "rootfs" | "mp" | "unused"),
-        Kind::Qemu => matches!(
-            base(kind, key),
-            "ide" | "sata" | "scsi" | "virtio" | "efidisk0" | "unused"
-        ),
+        Kind::Qemu => matches!(base(kind, key), "ide" | "sata" | "scsi" | "virtio" | "efidisk0" | "unused"),
     }
 }
 
@@ -55,20 +50,11 @@ pub(crate) fn volume_of(kind: Kind, value: &str) -> Option<(String, Option<u64>)
         Kind::Qemu => (schema::qemu::DISK, "file"),
     };
     let found = properties::parse(table, value).ok()?;
-    Some((
-        found.get(key)?.clone(),
-        found.get("size").and_then(|size| formats::parse_size(size)),
-    ))
+    Some((found.get(key)?.clone(), found.get("size").and_then(|size| formats::parse_size(size))))
 }
 
 /// Puts another volume id (and size) into a volume value.
-pub(crate) fn with_volume(
-    kind: Kind,
-    key: &str,
-    value: &str,
-    volid: &str,
-    size: Option<u64>,
-) -> String {
+pub(crate) fn with_volume(kind: Kind, key: &str, value: &str, volid: &str, size: Option<u64>) -> String {
     let table = volume_table(kind, key);
     let default = if kind == Kind::Lxc { "volume" } else { "file" };
     let mut found = properties::parse(table, value).unwrap_or_default();
@@ -83,12 +69,7 @@ pub(crate) fn with_volume(
 }
 
 /// A value as it is stored, once it has been checked.
-pub(crate) fn normalise(
-    kind: Kind,
-    key: &str,
-    value: &str,
-    random_mac: impl FnOnce() -> String,
-) -> String {
+pub(crate) fn normalise(kind: Kind, key: &str, value: &str, random_mac: impl FnOnce() -> String) -> String {
     match (kind, base(kind, key)) {
         (_, "tags") => tags(value),
         (Kind::Lxc, "description") => value.lines().map(|line| format!("{line}\n")).collect(),
@@ -106,23 +87,15 @@ pub(crate) fn normalise(
         (Kind::Qemu, "cipassword") => {
             format!("$5${}", hex::encode(value.as_bytes().len().to_be_bytes()))
         }
-        (Kind::Lxc, "nameserver" | "searchdomain") => {
-            formats::split_list(value).collect::<Vec<_>>().join(" ")
-        }
+        (Kind::Lxc, "nameserver" | "searchdomain") => formats::split_list(value).collect::<Vec<_>>().join(" "),
         _ => value.to_owned(),
     }
 }
 
 /// Lower-cased, without duplicates, sorted, joined with `;`. An empty list is stored as one space.
 pub(crate) fn tags(value: &str) -> String {
-    let set: BTreeSet<String> = formats::split_list(value)
-        .map(str::to_ascii_lowercase)
-        .collect();
-    if set.is_empty() {
-        " ".to_owned()
-    } else {
-        set.into_iter().collect::<Vec<_>>().join(";")
-    }
+    let set: BTreeSet<String> = formats::split_list(value).map(str::to_ascii_lowercase).collect();
+    if set.is_empty() { " ".to_owned() } else { set.into_iter().collect::<Vec<_>>().join(";") }
 }
 
 fn lxc_net(value: &str, random_mac: impl FnOnce() -> String) -> String {
@@ -148,22 +121,14 @@ pub(crate) fn bridge_of(kind: Kind, value: &str) -> Option<(String, Option<Strin
 }
 
 pub(crate) fn parse_net(kind: Kind, value: &str) -> Properties {
-    let table = if kind == Kind::Lxc {
-        schema::lxc::NET
-    } else {
-        schema::qemu::NET
-    };
+    let table = if kind == Kind::Lxc { schema::lxc::NET } else { schema::qemu::NET };
     properties::parse(table, value).unwrap_or_default()
 }
 
 /// The same net with another MAC.
 pub(crate) fn with_mac(kind: Kind, value: &str, mac: String) -> String {
     let mut found = parse_net(kind, value);
-    let key = if kind == Kind::Lxc {
-        "hwaddr"
-    } else {
-        "macaddr"
-    };
+    let key = if kind == Kind::Lxc { "hwaddr" } else { "macaddr" };
     found.remove(key);
     match kind {
         Kind::Lxc => lxc_net(&properties::print(schema::lxc::NET, &found), || mac),
@@ -197,23 +162,14 @@ mod tests {
             "name=eth0,bridge=vmbr0,hwaddr=BC:24:11:00:00:01,ip=dhcp,type=veth"
         );
         let kept = "name=eth0,hwaddr=bc:24:11:aa:bb:cc,rate=1.50";
-        assert_eq!(
-            normalise(Kind::Lxc, "net0", kept, mac),
-            "name=eth0,hwaddr=bc:24:11:aa:bb:cc,rate=1.50,type=veth"
-        );
+        assert_eq!(normalise(Kind::Lxc, "net0", kept, mac), "name=eth0,hwaddr=bc:24:11:aa:bb:cc,rate=1.50,type=veth");
     }
 
     #[test]
     fn a_machine_net_names_its_model_first() {
         let long = "model=virtio,macaddr=bc:24:11:aa:bb:dd,bridge=vmbr0";
-        assert_eq!(
-            normalise(Kind::Qemu, "net0", long, mac),
-            "virtio=bc:24:11:aa:bb:dd,bridge=vmbr0"
-        );
-        assert_eq!(
-            normalise(Kind::Qemu, "net0", "virtio,bridge=vmbr0", mac),
-            "virtio=BC:24:11:00:00:01,bridge=vmbr0"
-        );
+        assert_eq!(normalise(Kind::Qemu, "net0", long, mac), "virtio=bc:24:11:aa:bb:dd,bridge=vmbr0");
+        assert_eq!(normalise(Kind::Qemu, "net0", "virtio,bridge=vmbr0", mac), "virtio=BC:24:11:00:00:01,bridge=vmbr0");
         assert_eq!(
             with_mac(Kind::Qemu, "virtio=bc:24:11:aa:bb:dd,bridge=vmbr0", mac()),
             "virtio=BC:24:11:00:00:01,bridge=vmbr0"
@@ -222,13 +178,7 @@ mod tests {
 
     #[test]
     fn descriptions_differ_by_kind() {
-        assert_eq!(
-            normalise(Kind::Lxc, "description", "line1\nline2", mac),
-            "line1\nline2\n"
-        );
-        assert_eq!(
-            normalise(Kind::Qemu, "description", "hello  \n\n", mac),
-            "hello"
-        );
+        assert_eq!(normalise(Kind::Lxc, "description", "line1\nline2", mac), "line1\nline2\n");
+        assert_eq!(normalise(Kind::Qemu, "description", "hello  \n\n", mac), "hello");
     }
 }

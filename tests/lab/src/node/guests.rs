@@ -126,11 +126,7 @@ impl Guest {
         self.get("protection") == Some("1")
     }
     pub(crate) fn name(&self) -> String {
-        let key = if self.kind == Kind::Lxc {
-            "hostname"
-        } else {
-            "name"
-        };
+        let key = if self.kind == Kind::Lxc { "hostname" } else { "name" };
         match self.get(key) {
             Some(name) => name.to_owned(),
             None if self.kind == Kind::Lxc => format!("CT{}", self.vmid),
@@ -146,9 +142,7 @@ impl Guest {
     }
 
     fn number(&self, key: &str, default: u64) -> u64 {
-        self.get(key)
-            .and_then(|value| value.split([',', '=']).next_back()?.parse().ok())
-            .unwrap_or(default)
+        self.get(key).and_then(|value| value.split([',', '=']).next_back()?.parse().ok()).unwrap_or(default)
     }
     /// MiB.
     pub(crate) fn memory(&self) -> u64 {
@@ -164,18 +158,13 @@ impl Guest {
     pub(crate) fn max_disk(&self) -> u64 {
         let shown = match self.kind {
             Kind::Lxc => self.get("rootfs"),
-            Kind::Qemu => self
-                .volumes()
-                .into_iter()
-                .find(|(_, value)| !value.contains("media=cdrom"))
-                .map(|(_, value)| value),
+            Kind::Qemu => {
+                self.volumes().into_iter().find(|(_, value)| !value.contains("media=cdrom")).map(|(_, value)| value)
+            }
         };
         // Without a root file system yet, a container's list row says 4 GiB.
         let missing = if self.kind == Kind::Lxc { 4 << 30 } else { 0 };
-        shown
-            .and_then(|value| config::volume_of(self.kind, value))
-            .and_then(|(_, size)| size)
-            .unwrap_or(missing)
+        shown.and_then(|value| config::volume_of(self.kind, value)).and_then(|(_, size)| size).unwrap_or(missing)
     }
 
     /// Keys that hold a volume, with their values.
@@ -213,10 +202,7 @@ impl Guest {
             text.push_str(&format!("parent: {parent}\n"));
         }
         for snapshot in &self.snapshots {
-            text.push_str(&format!(
-                "\n[{}]\n#{}\nsnaptime: {}\n",
-                snapshot.name, snapshot.description, snapshot.time
-            ));
+            text.push_str(&format!("\n[{}]\n#{}\nsnaptime: {}\n", snapshot.name, snapshot.description, snapshot.time));
             text.push_str(&section(&snapshot.config));
         }
         hex::encode(&Sha256::digest(text.as_bytes())[..20])
@@ -242,10 +228,7 @@ impl Guest {
     }
 
     pub(crate) fn values_json(&self, config: &Config) -> Map<String, Value> {
-        config
-            .iter()
-            .map(|(key, value)| (key.clone(), config::value_json(self.kind, key, value)))
-            .collect()
+        config.iter().map(|(key, value)| (key.clone(), config::value_json(self.kind, key, value))).collect()
     }
 
     /// `GET pending`.
@@ -254,16 +237,10 @@ impl Guest {
         for (key, value) in &self.config {
             let mut row = Map::new();
             row.insert("key".to_owned(), json!(key));
-            row.insert(
-                "value".to_owned(),
-                config::value_json(self.kind, key, value),
-            );
+            row.insert("value".to_owned(), config::value_json(self.kind, key, value));
             match self.pending.get(key) {
                 Some(Some(pending)) => {
-                    row.insert(
-                        "pending".to_owned(),
-                        config::value_json(self.kind, key, pending),
-                    );
+                    row.insert("pending".to_owned(), config::value_json(self.kind, key, pending));
                 }
                 Some(None) => {
                     row.insert("delete".to_owned(), json!(1));
@@ -272,15 +249,9 @@ impl Guest {
             }
             rows.push(Value::Object(row));
         }
-        for (key, value) in self
-            .pending
-            .iter()
-            .filter(|(key, _)| !self.config.contains_key(*key))
-        {
+        for (key, value) in self.pending.iter().filter(|(key, _)| !self.config.contains_key(*key)) {
             if let Some(value) = value {
-                rows.push(
-                    json!({"key": key, "pending": config::value_json(self.kind, key, value)}),
-                );
+                rows.push(json!({"key": key, "pending": config::value_json(self.kind, key, value)}));
             }
         }
         rows.push(json!({"key": "digest", "value": self.digest()}));
@@ -301,11 +272,7 @@ impl Guest {
     pub(crate) fn row(&self, pid: Option<u32>, major: u8) -> Map<String, Value> {
         let on = pid.is_some();
         let now = crate::clock::epoch();
-        let since = self
-            .running
-            .map(|running| running.since)
-            .or(self.started)
-            .unwrap_or(now);
+        let since = self.running.map(|running| running.since).or(self.started).unwrap_or(now);
         let max_disk = self.max_disk();
         let max_mem = self.memory() << 20;
         let mut row = Map::new();
@@ -317,29 +284,12 @@ impl Guest {
         put("cpu", json!(0));
         put("maxmem", json!(max_mem));
         put("maxdisk", json!(max_disk));
-        put(
-            "uptime",
-            json!(if on { now.saturating_sub(since) } else { 0 }),
-        );
+        put("uptime", json!(if on { now.saturating_sub(since) } else { 0 }));
         put("netin", json!(if on { 110 } else { 0 }));
         put("netout", json!(if on { 180 } else { 0 }));
         // A real container of the template's kind uses about 8 MB right after its start.
-        put(
-            "mem",
-            json!(if on && self.kind == Kind::Lxc {
-                7_909_376
-            } else {
-                0
-            }),
-        );
-        put(
-            "disk",
-            json!(if on && self.kind == Kind::Lxc {
-                max_disk / 8
-            } else {
-                0
-            }),
-        );
+        put("mem", json!(if on && self.kind == Kind::Lxc { 7_909_376 } else { 0 }));
+        put("disk", json!(if on && self.kind == Kind::Lxc { max_disk / 8 } else { 0 }));
         match self.kind {
             Kind::Lxc => {
                 put("type", json!("lxc"));
@@ -360,11 +310,7 @@ impl Guest {
         if major >= 9 && on {
             for what in ["cpu", "io", "memory"] {
                 for share in ["some", "full"] {
-                    let zero = if self.kind == Kind::Lxc {
-                        json!("0.00")
-                    } else {
-                        json!(0)
-                    };
+                    let zero = if self.kind == Kind::Lxc { json!("0.00") } else { json!(0) };
                     put(&format!("pressure{what}{share}"), zero);
                 }
             }
@@ -388,37 +334,22 @@ impl Guest {
         let nics = self
             .config
             .iter()
-            .filter(|(key, _)| {
-                schema::find(&[self.kind.keys()], key, 9).is_some_and(|param| param.name == "net")
-            })
-            .filter_map(|(_, value)| {
-                network::nic(&properties::parse(schema::lxc::NET, value).ok()?)
-            })
+            .filter(|(key, _)| schema::find(&[self.kind.keys()], key, 9).is_some_and(|param| param.name == "net"))
+            .filter_map(|(_, value)| network::nic(&properties::parse(schema::lxc::NET, value).ok()?))
             .collect();
-        GuestSpec {
-            vmid: self.vmid,
-            hostname: self.name(),
-            nics,
-            memory: self.memory(),
-        }
+        GuestSpec { vmid: self.vmid, hostname: self.name(), nics, memory: self.memory() }
     }
 
     /// Whether systemd in it would miss nesting: a container of release 9 then ends its start with a warning.
     pub(crate) fn lacks_nesting(&self) -> bool {
-        let features = self
-            .get("features")
-            .and_then(|value| properties::parse(schema::lxc::FEATURES, value).ok());
-        let nesting = features
-            .is_some_and(|features| features.get("nesting").is_some_and(|value| value == "1"));
+        let features = self.get("features").and_then(|value| properties::parse(schema::lxc::FEATURES, value).ok());
+        let nesting = features.is_some_and(|features| features.get("nesting").is_some_and(|value| value == "1"));
         self.get("unprivileged") == Some("1") && !nesting
     }
 }
 
 fn section(config: &Config) -> String {
-    config
-        .iter()
-        .map(|(key, value)| format!("{key}: {}\n", value.escape_default()))
-        .collect()
+    config.iter().map(|(key, value)| format!("{key}: {}\n", value.escape_default())).collect()
 }
 
 #[cfg(test)]
@@ -427,10 +358,7 @@ mod tests {
 
     fn guest() -> Guest {
         let config = [("hostname", "a"), ("memory", "512"), ("cpulimit", "0.5")];
-        let config = config
-            .iter()
-            .map(|(key, value)| ((*key).to_owned(), (*value).to_owned()))
-            .collect();
+        let config = config.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
         Guest::new(100, Kind::Lxc, config)
     }
 

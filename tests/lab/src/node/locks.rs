@@ -18,25 +18,12 @@ pub(crate) type Exclusive = OwnedRwLockWriteGuard<()>;
 
 impl Locks {
     fn of(&self, vmid: Vmid) -> Arc<RwLock<()>> {
-        Arc::clone(
-            self.0
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .entry(vmid)
-                .or_default(),
-        )
+        Arc::clone(self.0.lock().unwrap_or_else(PoisonError::into_inner).entry(vmid).or_default())
     }
 
     /// Takes the file alone; the error is Proxmox's text.
-    pub(crate) async fn exclusive(
-        &self,
-        vmid: Vmid,
-        kind: Kind,
-        wait: Duration,
-    ) -> Result<Exclusive, String> {
-        tokio::time::timeout(wait, self.of(vmid).write_owned())
-            .await
-            .map_err(|_| got_timeout(vmid, kind))
+    pub(crate) async fn exclusive(&self, vmid: Vmid, kind: Kind, wait: Duration) -> Result<Exclusive, String> {
+        tokio::time::timeout(wait, self.of(vmid).write_owned()).await.map_err(|_| got_timeout(vmid, kind))
     }
 
     /// Takes the file together with other readers, as a clone of a virtual machine does with its source.
@@ -46,9 +33,7 @@ impl Locks {
         kind: Kind,
         wait: Duration,
     ) -> Result<OwnedRwLockReadGuard<()>, String> {
-        tokio::time::timeout(wait, self.of(vmid).read_owned())
-            .await
-            .map_err(|_| got_timeout(vmid, kind))
+        tokio::time::timeout(wait, self.of(vmid).read_owned()).await.map_err(|_| got_timeout(vmid, kind))
     }
 }
 

@@ -55,11 +55,7 @@ impl Release {
     }
     /// Bytes of a request body.
     pub(crate) fn body_limit(self) -> usize {
-        if self == Self::V8_2 {
-            64 * 1024
-        } else {
-            512 * 1024
-        }
+        if self == Self::V8_2 { 64 * 1024 } else { 512 * 1024 }
     }
     /// `ip-addresses` in the interfaces of a container, since pve-container 5.2.6.
     pub(crate) fn has_ip_addresses(self) -> bool {
@@ -148,9 +144,7 @@ impl std::ops::DerefMut for Write<'_> {
 impl Drop for Write<'_> {
     fn drop(&mut self) {
         if let Err(error) = self.0.flush() {
-            tracing::error!(
-                "the lab's state could not be saved: {error:#}; free space in its state directory"
-            );
+            tracing::error!("the lab's state could not be saved: {error:#}; free space in its state directory");
         }
     }
 }
@@ -198,20 +192,9 @@ impl Node {
     }
 
     /// Runs `question` with the caller's access rules.
-    pub(crate) fn access<T>(
-        &self,
-        caller: &Caller,
-        question: impl FnOnce(Access<'_>, &State) -> T,
-    ) -> T {
+    pub(crate) fn access<T>(&self, caller: &Caller, question: impl FnOnce(Access<'_>, &State) -> T) -> T {
         let state = self.read();
-        question(
-            Access {
-                cluster: state.cluster(),
-                caller,
-                major: self.major(),
-            },
-            &state,
-        )
+        question(Access { cluster: state.cluster(), caller, major: self.major() }, &state)
     }
 
     /// Waits as long as the work took on a real node; real containers take their own time.
@@ -227,10 +210,7 @@ impl Node {
 
     /// Whether a guest runs, by the only one who knows.
     pub(crate) async fn pid(&self, vmid: Vmid) -> Option<u32> {
-        let record = self
-            .read()
-            .guest(vmid)
-            .map(|guest| (guest.kind, guest.running));
+        let record = self.read().guest(vmid).map(|guest| (guest.kind, guest.running));
         match record? {
             (guests::Kind::Lxc, _) => self.runtime.pid(vmid).await,
             (guests::Kind::Qemu, running) => running.map(|running| running.pid),

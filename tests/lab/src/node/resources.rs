@@ -34,10 +34,7 @@ impl Node {
         let guest = state.guest(vmid)?;
         let full = guest.row(pid, self.major());
         let mut row = Map::new();
-        for key in [
-            "name", "status", "uptime", "cpu", "maxmem", "mem", "maxdisk", "disk", "netin",
-            "netout",
-        ] {
+        for key in ["name", "status", "uptime", "cpu", "maxmem", "mem", "maxdisk", "disk", "netin", "netout"] {
             row.insert(key.to_owned(), full[key].clone());
         }
         row.insert("maxcpu".to_owned(), full["cpus"].clone());
@@ -56,10 +53,7 @@ impl Node {
         for vmid in ids {
             let row = self.fresh_row(vmid).await;
             let mut cache = self.cache.0.lock().unwrap_or_else(PoisonError::into_inner);
-            *cache.entry(vmid).or_default() = Seen {
-                row,
-                stale_reads: 0,
-            };
+            *cache.entry(vmid).or_default() = Seen { row, stale_reads: 0 };
         }
     }
 
@@ -70,16 +64,10 @@ impl Node {
         let cached = {
             let mut cache = self.cache.0.lock().unwrap_or_else(PoisonError::into_inner);
             let seen = cache.entry(vmid).or_default();
-            let same = seen
-                .row
-                .as_ref()
-                .is_some_and(|row| without_uptime(row) == without_uptime(&fresh));
+            let same = seen.row.as_ref().is_some_and(|row| without_uptime(row) == without_uptime(&fresh));
             if self.timings == Timings::Instant && !same {
                 if seen.stale_reads >= lag {
-                    *seen = Seen {
-                        row: Some(fresh),
-                        stale_reads: 0,
-                    };
+                    *seen = Seen { row: Some(fresh), stale_reads: 0 };
                 } else {
                     seen.stale_reads += 1;
                 }
@@ -88,12 +76,8 @@ impl Node {
         };
         let state = self.read();
         let guest = state.guest(vmid)?;
-        let mut row =
-            cached.unwrap_or_else(|| Map::from_iter([("status".to_owned(), json!("unknown"))]));
-        row.insert(
-            "id".to_owned(),
-            json!(format!("{}/{vmid}", guest.kind.name())),
-        );
+        let mut row = cached.unwrap_or_else(|| Map::from_iter([("status".to_owned(), json!("unknown"))]));
+        row.insert("id".to_owned(), json!(format!("{}/{vmid}", guest.kind.name())));
         row.insert("type".to_owned(), json!(guest.kind.name()));
         row.insert("vmid".to_owned(), json!(vmid));
         row.insert("node".to_owned(), json!(self.name));
@@ -102,18 +86,10 @@ impl Node {
                 row.insert(key.to_owned(), json!(value));
             }
         }
-        if let Some((pool, _)) = state
-            .cluster()
-            .pools
-            .iter()
-            .find(|(_, pool)| pool.vms.contains(&vmid))
-        {
+        if let Some((pool, _)) = state.cluster().pools.iter().find(|(_, pool)| pool.vms.contains(&vmid)) {
             row.insert("pool".to_owned(), json!(pool));
         }
-        let sid = format!(
-            "{}:{vmid}",
-            if guest.kind == Kind::Lxc { "ct" } else { "vm" }
-        );
+        let sid = format!("{}:{vmid}", if guest.kind == Kind::Lxc { "ct" } else { "vm" });
         if let Some(resource) = state.cluster().ha.get(&sid) {
             row.insert("hastate".to_owned(), json!(resource.state));
         }
@@ -122,17 +98,10 @@ impl Node {
 
     /// Forgets a guest that is gone.
     pub(crate) fn forget_sample(&self, vmid: Vmid) {
-        self.cache
-            .0
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .remove(&vmid);
+        self.cache.0.lock().unwrap_or_else(PoisonError::into_inner).remove(&vmid);
     }
 }
 
 fn without_uptime(row: &Map<String, Value>) -> Map<String, Value> {
-    row.iter()
-        .filter(|(key, _)| *key != "uptime")
-        .map(|(key, value)| (key.clone(), value.clone()))
-        .collect()
+    row.iter().filter(|(key, _)| *key != "uptime").map(|(key, value)| (key.clone(), value.clone())).collect()
 }

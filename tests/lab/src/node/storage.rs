@@ -42,24 +42,12 @@ impl Storage {
 /// Bytes in use on a storage.
 pub(crate) fn used(cluster: &Cluster, storage: &str) -> u64 {
     let prefix = format!("{storage}:");
-    cluster
-        .volumes
-        .iter()
-        .filter(|(volid, _)| volid.starts_with(&prefix))
-        .map(|(_, volume)| volume.used)
-        .sum()
+    cluster.volumes.iter().filter(|(volid, _)| volid.starts_with(&prefix)).map(|(_, volume)| volume.used).sum()
 }
 
 /// Finds a storage that is there and holds `content`; the error is Proxmox's text.
-pub(crate) fn find<'a>(
-    cluster: &'a Cluster,
-    storage: &str,
-    content: &str,
-) -> Result<&'a Storage, String> {
-    let found = cluster
-        .storages
-        .get(storage)
-        .ok_or_else(|| format!("storage '{storage}' does not exist"))?;
+pub(crate) fn find<'a>(cluster: &'a Cluster, storage: &str, content: &str) -> Result<&'a Storage, String> {
+    let found = cluster.storages.get(storage).ok_or_else(|| format!("storage '{storage}' does not exist"))?;
     if found.disabled {
         return Err(format!("storage '{storage}' is disabled"));
     }
@@ -67,9 +55,7 @@ pub(crate) fn find<'a>(
         return Err(if content == "images" {
             format!("storage '{storage}' does not support vm images")
         } else {
-            format!(
-                "content type '{content}' is not available or configured on storage '{storage}'"
-            )
+            format!("content type '{content}' is not available or configured on storage '{storage}'")
         });
     }
     Ok(found)
@@ -90,20 +76,12 @@ pub(crate) struct NewVolume<'a> {
 
 /// Makes a volume and returns its id.
 pub(crate) fn allocate(state: &mut State, new: &NewVolume<'_>) -> Result<String, String> {
-    let content = if new.kind == Kind::Lxc {
-        "rootdir"
-    } else {
-        "images"
-    };
+    let content = if new.kind == Kind::Lxc { "rootdir" } else { "images" };
     let storage = find(state.cluster(), new.storage, content)?.clone();
     let name = free_name(state.cluster(), new, &storage);
     let volid = format!("{}:{name}", new.storage);
     // Thin volumes and sparse files start nearly empty; a quarter is what a small system in its default disk uses.
-    let used_bytes = if new.base.is_some() {
-        64 << 20
-    } else {
-        new.size / 4
-    };
+    let used_bytes = if new.base.is_some() { 64 << 20 } else { new.size / 4 };
     if used(state.cluster(), new.storage) + used_bytes > storage.capacity {
         return Err(full(&storage.kind, &name));
     }
@@ -129,9 +107,7 @@ pub(crate) fn full(kind: &str, name: &str) -> String {
         ),
         "lvm" => "not enough free space (0 < 2097152)".to_owned(),
         "zfspool" => format!("zfs error: cannot create 'rpool/data/{name}': out of space"),
-        _ => format!(
-            "unable to create image: fallocate: fallocate failed: No space left on device ({name})"
-        ),
+        _ => format!("unable to create image: fallocate: fallocate failed: No space left on device ({name})"),
     }
 }
 
@@ -150,26 +126,14 @@ fn free_name(cluster: &Cluster, new: &NewVolume<'_>, storage: &Storage) -> Strin
                 _ => file,
             }
         })
-        .find(|name| {
-            !cluster
-                .volumes
-                .keys()
-                .any(|volid| same_disk(volid, new.storage, name))
-        })
+        .find(|name| !cluster.volumes.keys().any(|volid| same_disk(volid, new.storage, name)))
         .unwrap_or_default()
 }
 
 /// Two names of one guest's disk collide also when one of them is a base.
 fn same_disk(volid: &str, storage: &str, name: &str) -> bool {
-    let tail = |text: &str| {
-        text.rsplit('/')
-            .next()
-            .unwrap_or_default()
-            .replace("base-", "vm-")
-    };
-    volid
-        .split_once(':')
-        .is_some_and(|(other, path)| other == storage && tail(path) == tail(name))
+    let tail = |text: &str| text.rsplit('/').next().unwrap_or_default().replace("base-", "vm-");
+    volid.split_once(':').is_some_and(|(other, path)| other == storage && tail(path) == tail(name))
 }
 
 /// Renames a volume to a base when its guest becomes a template.
@@ -186,24 +150,13 @@ pub(crate) fn to_base(cluster: &mut Cluster, volid: &str) -> String {
 
 /// Linked clones of a volume.
 pub(crate) fn has_children(cluster: &Cluster, volid: &str) -> bool {
-    cluster
-        .volumes
-        .values()
-        .any(|volume| volume.base.as_deref() == Some(volid))
+    cluster.volumes.values().any(|volume| volume.base.as_deref() == Some(volid))
 }
 
 /// A row of `nodes/N/storage`.
 pub(crate) fn row(cluster: &Cluster, name: &str, storage: &Storage) -> Value {
-    let used = if storage.disabled {
-        0
-    } else {
-        used(cluster, name).min(storage.capacity)
-    };
-    let total = if storage.disabled {
-        0
-    } else {
-        storage.capacity
-    };
+    let used = if storage.disabled { 0 } else { used(cluster, name).min(storage.capacity) };
+    let total = if storage.disabled { 0 } else { storage.capacity };
     let mut row = json!({
         "storage": name, "type": storage.kind, "content": joined(&storage.content), "shared": 0,
         "enabled": u8::from(!storage.disabled), "active": u8::from(!storage.disabled), "total": total, "used": used,
@@ -225,19 +178,10 @@ pub(crate) fn content_row(volid: &str, volume: &Volume) -> Value {
     }
     if volume.content == "backup" {
         row["subtype"] = json!(volume.subtype);
-    } else if volid
-        .split_once(':')
-        .is_some_and(|(_, path)| path.contains('/'))
-    {
+    } else if volid.split_once(':').is_some_and(|(_, path)| path.contains('/')) {
         row["used"] = json!(volume.used);
         // Only file-like names show their base.
-        row["parent"] = json!(
-            volume
-                .base
-                .as_deref()
-                .and_then(|base| base.split_once(':'))
-                .map(|(_, base)| base)
-        );
+        row["parent"] = json!(volume.base.as_deref().and_then(|base| base.split_once(':')).map(|(_, base)| base));
     }
     row
 }

@@ -166,10 +166,7 @@ impl Handle {
     }
 
     /// Runs until done or interrupted.
-    pub(crate) async fn interruptible<T>(
-        &self,
-        work: impl Future<Output = Result<T, String>>,
-    ) -> Result<T, String> {
+    pub(crate) async fn interruptible<T>(&self, work: impl Future<Output = Result<T, String>>) -> Result<T, String> {
         let mut signal = self.interrupt.subscribe();
         tokio::select! {
             done = work => done,
@@ -209,16 +206,10 @@ impl Node {
         let (starttime, pstart) = (clock::epoch(), clock::centiseconds());
         let mut state = self.write();
         let cluster = state.cluster_mut();
-        cluster.next_pid = if cluster.next_pid < 1000 || cluster.next_pid > 4_000_000 {
-            1000
-        } else {
-            cluster.next_pid + 1
-        };
+        cluster.next_pid =
+            if cluster.next_pid < 1000 || cluster.next_pid > 4_000_000 { 1000 } else { cluster.next_pid + 1 };
         let pid = cluster.next_pid;
-        let upid = format!(
-            "UPID:{}:{pid:08X}:{pstart:08X}:{starttime:08X}:{kind}:{id}:{}:",
-            self.name, caller.id
-        );
+        let upid = format!("UPID:{}:{pid:08X}:{pstart:08X}:{starttime:08X}:{kind}:{id}:{}:", self.name, caller.id);
         state.insert_task(Task {
             upid: upid.clone(),
             node: self.name.clone(),
@@ -252,9 +243,7 @@ impl Node {
     }
 
     fn live(&self) -> std::sync::MutexGuard<'_, std::collections::HashMap<String, Arc<Handle>>> {
-        self.running_tasks
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
+        self.running_tasks.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn finish(&self, handle: &Handle, ended: Ended) {
@@ -267,8 +256,7 @@ impl Node {
         {
             let mut state = self.write();
             if let Some(task) = state.task_mut(&handle.upid) {
-                task.log
-                    .extend((0..extra).map(|_| "WARN: as the lab was told".to_owned()));
+                task.log.extend((0..extra).map(|_| "WARN: as the lab was told".to_owned()));
                 task.log.push(match exit.as_str() {
                     OK => "TASK OK".to_owned(),
                     exit if exit.starts_with("WARNINGS: ") => format!("TASK {exit}"),
@@ -304,12 +292,8 @@ impl Node {
     /// Tasks that ran when the lab was killed did not end: nobody knows how they would have.
     pub(crate) fn bury_dead_tasks(&self) {
         let mut state = self.write();
-        let dead: Vec<String> = state
-            .tasks()
-            .values()
-            .filter(|task| task.exit.is_none())
-            .map(|task| task.upid.clone())
-            .collect();
+        let dead: Vec<String> =
+            state.tasks().values().filter(|task| task.exit.is_none()).map(|task| task.upid.clone()).collect();
         for upid in dead {
             if let Some(task) = state.task_mut(&upid) {
                 task.exit = Some(UNEXPECTED.to_owned());
@@ -328,20 +312,10 @@ mod tests {
         let upid = Upid::parse("UPID:pve1:000006A5:0006CE26:6B00437B:vzclone:100:chk@pve!tk:");
         assert_eq!(
             upid.map(|upid| (upid.kind, upid.id, upid.user)),
-            Some((
-                "vzclone".to_owned(),
-                "100".to_owned(),
-                "chk@pve!tk".to_owned()
-            ))
+            Some(("vzclone".to_owned(), "100".to_owned(), "chk@pve!tk".to_owned()))
         );
         assert_eq!(Upid::parse("UPID:foo"), None);
-        assert_eq!(
-            Upid::parse("UPID:pve1:6A5:0006CE26:6B00437B:vzclone:100:chk@pve!tk:"),
-            None
-        );
-        assert!(
-            Upid::parse("UPID:pve1:000006A5:0006CE26:6B00437B:vzdump::root@pam:").is_some(),
-            "an empty id is fine"
-        );
+        assert_eq!(Upid::parse("UPID:pve1:6A5:0006CE26:6B00437B:vzclone:100:chk@pve!tk:"), None);
+        assert!(Upid::parse("UPID:pve1:000006A5:0006CE26:6B00437B:vzdump::root@pam:").is_some(), "an empty id is fine");
     }
 }

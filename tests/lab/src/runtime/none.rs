@@ -40,32 +40,18 @@ pub(crate) struct NoneRuntime {
 
 impl NoneRuntime {
     /// Finds what ran when the lab ended.
-    pub(crate) fn open(
-        state: &Path,
-        subnet: &str,
-        address_after: Duration,
-    ) -> Result<Self, Failure> {
+    pub(crate) fn open(state: &Path, subnet: &str, address_after: Duration) -> Result<Self, Failure> {
         let wrong = || format!("'{subnet}' is not an IPv4 network such as 10.77.0.0/24");
         let (network, prefix) = subnet.split_once('/').ok_or_else(wrong)?;
-        let prefix = prefix
-            .parse()
-            .ok()
-            .filter(|prefix| (8..=29).contains(prefix))
-            .ok_or_else(wrong)?;
+        let prefix = prefix.parse().ok().filter(|prefix| (8..=29).contains(prefix)).ok_or_else(wrong)?;
         let network = network.parse().map_err(|_| wrong())?;
         let file = state.join("running.json");
         let running = match std::fs::read(&file) {
-            Ok(text) => serde_json::from_slice(&text)
-                .map_err(|error| format!("{}: {error}", file.display()))?,
+            Ok(text) => serde_json::from_slice(&text).map_err(|error| format!("{}: {error}", file.display()))?,
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => BTreeMap::new(),
             Err(error) => return Err(format!("{}: {error}", file.display())),
         };
-        Ok(Self {
-            file,
-            subnet: (network, prefix),
-            address_after,
-            running: Mutex::new(running),
-        })
+        Ok(Self { file, subnet: (network, prefix), address_after, running: Mutex::new(running) })
     }
 
     fn running(&self) -> MutexGuard<'_, BTreeMap<Vmid, Running>> {
@@ -90,9 +76,7 @@ impl NoneRuntime {
             })
             .find(|address| {
                 let mut cards = taken.values().flat_map(|guest| &guest.nics);
-                !cards.any(|card| {
-                    card.address.is_some_and(|(used, _)| used == *address) && card.mac != mac
-                })
+                !cards.any(|card| card.address.is_some_and(|(used, _)| used == *address) && card.mac != mac)
             })
             .map(|address| (address, prefix))
     }
@@ -120,20 +104,8 @@ impl NoneRuntime {
                 },
             })
             .collect();
-        let pid = running
-            .values()
-            .map(|guest| guest.pid)
-            .max()
-            .unwrap_or(20_000)
-            + 1;
-        running.insert(
-            spec.vmid,
-            Running {
-                pid,
-                since_ms: clock::epoch_millis(),
-                nics,
-            },
-        );
+        let pid = running.values().map(|guest| guest.pid).max().unwrap_or(20_000) + 1;
+        running.insert(spec.vmid, Running { pid, since_ms: clock::epoch_millis(), nics });
         self.save(&running)
     }
 
@@ -156,8 +128,7 @@ impl NoneRuntime {
         let Some(guest) = running.get(&vmid) else {
             return Vec::new();
         };
-        let up = clock::epoch_millis().saturating_sub(guest.since_ms)
-            >= self.address_after.as_millis() as u64;
+        let up = clock::epoch_millis().saturating_sub(guest.since_ms) >= self.address_after.as_millis() as u64;
         let lo = Interface {
             name: "lo".to_owned(),
             mac: "00:00:00:00:00:00".to_owned(),
@@ -167,17 +138,8 @@ impl NoneRuntime {
         let cards = guest.nics.iter().map(|card| Interface {
             name: card.name.clone(),
             mac: card.mac.clone(),
-            inet: card
-                .address
-                .iter()
-                .filter(|_| up)
-                .map(|(address, prefix)| (address.to_string(), *prefix))
-                .collect(),
-            inet6: if up {
-                link_local(&card.mac).into_iter().collect()
-            } else {
-                Vec::new()
-            },
+            inet: card.address.iter().filter(|_| up).map(|(address, prefix)| (address.to_string(), *prefix)).collect(),
+            inet6: if up { link_local(&card.mac).into_iter().collect() } else { Vec::new() },
         });
         std::iter::once(lo).chain(cards).collect()
     }
@@ -189,23 +151,11 @@ impl NoneRuntime {
 
 /// The address an interface gives itself from its MAC.
 fn link_local(mac: &str) -> Option<(String, u8)> {
-    let bytes: Vec<u16> = mac
-        .split(':')
-        .filter_map(|pair| u16::from_str_radix(pair, 16).ok())
-        .collect();
+    let bytes: Vec<u16> = mac.split(':').filter_map(|pair| u16::from_str_radix(pair, 16).ok()).collect();
     let [a, b, c, d, e, f] = bytes.as_slice() else {
         return None;
     };
-    let address = std::net::Ipv6Addr::new(
-        0xfe80,
-        0,
-        0,
-        0,
-        (a ^ 2) << 8 | b,
-        c << 8 | 0xff,
-        0xfe00 | d,
-        e << 8 | f,
-    );
+    let address = std::net::Ipv6Addr::new(0xfe80, 0, 0, 0, (a ^ 2) << 8 | b, c << 8 | 0xff, 0xfe00 | d, e << 8 | f);
     Some((address.to_string(), 64))
 }
 
@@ -216,26 +166,13 @@ mod tests {
     use super::*;
 
     fn spec(vmid: Vmid, mac: &str, address: Address) -> GuestSpec {
-        let nic = Nic {
-            name: "eth0".to_owned(),
-            mac: mac.to_owned(),
-            bridge: "vmbr0".to_owned(),
-            address,
-        };
-        GuestSpec {
-            vmid,
-            hostname: "a".to_owned(),
-            nics: vec![nic],
-            memory: 512,
-        }
+        let nic = Nic { name: "eth0".to_owned(), mac: mac.to_owned(), bridge: "vmbr0".to_owned(), address };
+        GuestSpec { vmid, hostname: "a".to_owned(), nics: vec![nic], memory: 512 }
     }
 
     #[test]
     fn a_mac_becomes_a_link_local_address() {
-        assert_eq!(
-            link_local("bc:24:11:56:13:d3").unwrap().0,
-            "fe80::be24:11ff:fe56:13d3"
-        );
+        assert_eq!(link_local("bc:24:11:56:13:d3").unwrap().0, "fe80::be24:11ff:fe56:13d3");
     }
 
     #[tokio::test]
@@ -243,14 +180,8 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let runtime = NoneRuntime::open(dir.path(), "10.77.0.0/24", Duration::ZERO).unwrap();
         // These two MACs fall on the same lease.
-        runtime
-            .start(&spec(100, "BC:24:11:00:00:00", Address::Dhcp))
-            .await
-            .unwrap();
-        runtime
-            .start(&spec(101, "BC:24:11:00:00:7F", Address::Dhcp))
-            .await
-            .unwrap();
+        runtime.start(&spec(100, "BC:24:11:00:00:00", Address::Dhcp)).await.unwrap();
+        runtime.start(&spec(101, "BC:24:11:00:00:7F", Address::Dhcp)).await.unwrap();
         let again = NoneRuntime::open(dir.path(), "10.77.0.0/24", Duration::ZERO).unwrap();
         let first = again.interfaces(100).await[1].inet.clone();
         let second = again.interfaces(101).await[1].inet.clone();

@@ -57,11 +57,7 @@ impl Params {
 }
 
 /// Checks `raw` against the tables; all errors are collected, as Proxmox does.
-pub(crate) fn check(
-    raw: RawParams,
-    tables: &[&'static [Param]],
-    major: u8,
-) -> Result<Params, Errors> {
+pub(crate) fn check(raw: RawParams, tables: &[&'static [Param]], major: u8) -> Result<Params, Errors> {
     let mut errors = Errors::new();
     let mut good = BTreeMap::new();
     for (name, value) in raw {
@@ -72,18 +68,14 @@ pub(crate) fn check(
         if let Some(other) = param.needs {
             good.entry(name.clone()).or_insert_with(|| value.clone());
             if !good.contains_key(other) && !param_present(&good, other) {
-                errors
-                    .entry(other.to_owned())
-                    .or_insert_with(|| format!("missing property required by '{name}'"));
+                errors.entry(other.to_owned()).or_insert_with(|| format!("missing property required by '{name}'"));
             }
         }
         match value_of(param, value) {
             Ok(value) => {
                 let checked = match &value {
                     Raw::One(text) => check_value(param, &name, text, major),
-                    Raw::Many(items) => items
-                        .iter()
-                        .try_for_each(|item| check_value(param, &name, item, major)),
+                    Raw::Many(items) => items.iter().try_for_each(|item| check_value(param, &name, item, major)),
                 };
                 match checked {
                     Ok(()) => drop(good.insert(name, value)),
@@ -94,22 +86,14 @@ pub(crate) fn check(
         }
     }
     // A dependency may be met by a parameter that came later in the alphabet.
-    errors.retain(|name, text| {
-        !(text.starts_with("missing property required by") && good.contains_key(name))
-    });
+    errors.retain(|name, text| !(text.starts_with("missing property required by") && good.contains_key(name)));
     for param in tables.iter().flat_map(|table| table.iter()) {
-        let wanted = param.required
-            && param.count.is_none()
-            && param.only_on.is_none_or(|only| only == major);
+        let wanted = param.required && param.count.is_none() && param.only_on.is_none_or(|only| only == major);
         if wanted && !good.contains_key(param.name) && !errors.contains_key(param.name) {
             errors.insert(param.name.to_owned(), MISSING.to_owned());
         }
     }
-    if errors.is_empty() {
-        Ok(Params(good))
-    } else {
-        Err(errors)
-    }
+    if errors.is_empty() { Ok(Params(good)) } else { Err(errors) }
 }
 
 pub(crate) const UNKNOWN: &str =
@@ -126,10 +110,7 @@ fn value_of(param: &Param, value: Raw) -> Result<Raw, String> {
         (Type::List, Raw::One(text)) => Ok(Raw::Many(vec![text])),
         (Type::List, many) => Ok(many),
         (_, Raw::Many(items)) if param.listed => Ok(Raw::One(items.join(","))),
-        (kind, Raw::Many(_)) => Err(format!(
-            "type check ('{}') failed - got ARRAY",
-            type_name(kind)
-        )),
+        (kind, Raw::Many(_)) => Err(format!("type check ('{}') failed - got ARRAY", type_name(kind))),
         (_, one) => Ok(one),
     }
 }
@@ -165,22 +146,14 @@ pub(crate) fn check_value(param: &Param, path: &str, value: &str, major: u8) -> 
         Type::Number => is_number(value) && !value.is_empty(),
     };
     if !typed {
-        return Err(format!(
-            "type check ('{}') failed - got '{value}'",
-            type_name(param.kind)
-        ));
+        return Err(format!("type check ('{}') failed - got '{value}'", type_name(param.kind)));
     }
     if let Some(format) = param.format {
-        let checked = if param.listed {
-            formats::split_list(value).try_for_each(format)
-        } else {
-            format(value)
-        };
+        let checked = if param.listed { formats::split_list(value).try_for_each(format) } else { format(value) };
         checked.map_err(|text| format!("invalid format - {text}\n"))?;
     }
     if let Some(table) = param.properties {
-        properties::parse_checked(table, path, value, major)
-            .map_err(|text| format!("invalid format - {text}"))?;
+        properties::parse_checked(table, path, value, major).map_err(|text| format!("invalid format - {text}"))?;
     }
     if param.pattern.is_some_and(|fits| !fits(value)) {
         return Err("value does not match the regex pattern".to_owned());
@@ -202,10 +175,7 @@ pub(crate) fn check_value(param: &Param, path: &str, value: &str, major: u8) -> 
         }
     }
     if !param.values.is_empty() && !param.values.contains(&value) {
-        return Err(format!(
-            "value '{value}' does not have a value in the enumeration '{}'",
-            param.values.join(", ")
-        ));
+        return Err(format!("value '{value}' does not have a value in the enumeration '{}'", param.values.join(", ")));
     }
     Ok(())
 }
@@ -213,12 +183,7 @@ pub(crate) fn check_value(param: &Param, path: &str, value: &str, major: u8) -> 
 impl Params {
     /// Values that were checked elsewhere: those of the path.
     pub(crate) fn of(values: BTreeMap<String, String>) -> Self {
-        Self(
-            values
-                .into_iter()
-                .map(|(name, value)| (name, Raw::One(value)))
-                .collect(),
-        )
+        Self(values.into_iter().map(|(name, value)| (name, Raw::One(value))).collect())
     }
     pub(crate) fn with(mut self, other: Self) -> Self {
         self.0.extend(other.0);

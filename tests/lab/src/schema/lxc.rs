@@ -35,10 +35,7 @@ pub(crate) const MOUNT: &[Param] = &[
     flag("ro"),
     flag("shared"),
     text("size").format(f::disk_size),
-    text("volume")
-        .required()
-        .format(f::mount_path)
-        .default_key(),
+    text("volume").required().format(f::mount_path).default_key(),
 ];
 
 /// `rootfs`.
@@ -51,10 +48,7 @@ pub(crate) const ROOTFS: &[Param] = &[
     flag("ro"),
     flag("shared"),
     text("size").format(f::disk_size),
-    text("volume")
-        .required()
-        .format(f::mount_path)
-        .default_key(),
+    text("volume").required().format(f::mount_path).default_key(),
 ];
 
 /// `features`.
@@ -169,11 +163,7 @@ pub(crate) const MOVE_VOLUME: &[Param] = &[
 ];
 
 /// Destroy.
-pub(crate) const DESTROY: &[Param] = &[
-    flag("destroy-unreferenced-disks"),
-    flag("force"),
-    flag("purge"),
-];
+pub(crate) const DESTROY: &[Param] = &[flag("destroy-unreferenced-disks"), flag("force"), flag("purge")];
 
 /// Power.
 pub(crate) const START: &[Param] = &[flag("debug"), flag("skiplock")];
@@ -182,7 +172,5 @@ pub(crate) const SHUTDOWN: &[Param] = &[flag("forceStop"), whole("timeout").at_l
 pub(crate) const REBOOT: &[Param] = &[whole("timeout").at_least(0)];
 
 fn is_volume_key(value: &str) -> bool {
-    value == "rootfs"
-        || text("mp").indexed(256).describes(value)
-        || text("unused").indexed(256).describes(value)
+    value == "rootfs" || text("mp").indexed(256).describes(value) || text("unused").indexed(256).describes(value)
 }

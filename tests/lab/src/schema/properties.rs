@@ -15,9 +15,7 @@ pub(crate) fn parse(table: &'static [Param], value: &str) -> Result<Properties, 
         match part.split_once('=') {
             Some((key, text)) if !key.is_empty() && !text.is_empty() => {
                 if found.contains_key(key) {
-                    return Err(format!(
-                        "duplicate key in comma-separated list property: {key}\n"
-                    ));
+                    return Err(format!("duplicate key in comma-separated list property: {key}\n"));
                 }
                 let mut key = key;
                 let mut param = table.iter().find(|param| param.name == key);
@@ -40,15 +38,10 @@ pub(crate) fn parse(table: &'static [Param], value: &str) -> Result<Properties, 
             Some(_) => return Err("missing key in comma-separated list property\n".to_owned()),
             None => {
                 let Some(default) = table.iter().find(|param| param.default_key) else {
-                    return Err(
-                        "value without key, but schema does not define a default key\n".to_owned(),
-                    );
+                    return Err("value without key, but schema does not define a default key\n".to_owned());
                 };
                 if bare_seen {
-                    return Err(format!(
-                        "duplicate key in comma-separated list property: {}\n",
-                        default.name
-                    ));
+                    return Err(format!("duplicate key in comma-separated list property: {}\n", default.name));
                 }
                 bare_seen = true;
                 let part = match default.kind {
@@ -63,20 +56,14 @@ pub(crate) fn parse(table: &'static [Param], value: &str) -> Result<Properties, 
 }
 
 /// Parses and checks; nested errors are listed as `PATH.KEY: text`.
-pub(crate) fn parse_checked(
-    table: &'static [Param],
-    path: &str,
-    value: &str,
-    major: u8,
-) -> Result<Properties, String> {
+pub(crate) fn parse_checked(table: &'static [Param], path: &str, value: &str, major: u8) -> Result<Properties, String> {
     let found = parse(table, value)?;
     let mut errors = String::new();
     for (key, text) in &found {
         match super::find(&[table], key, major) {
             None => errors.push_str(&format!("{path}.{key}: {}\n", check::UNKNOWN)),
             Some(param) => {
-                if let Err(wrong) = check::check_value(param, &format!("{path}.{key}"), text, major)
-                {
+                if let Err(wrong) = check::check_value(param, &format!("{path}.{key}"), text, major) {
                     errors.push_str(&format!("{path}.{key}: {wrong}\n"));
                 }
             }
@@ -87,11 +74,7 @@ pub(crate) fn parse_checked(
             errors.push_str(&format!("{path}.{}: {}\n", param.name, check::MISSING));
         }
     }
-    if errors.is_empty() {
-        Ok(found)
-    } else {
-        Err(format!("format error\n{errors}"))
-    }
+    if errors.is_empty() { Ok(found) } else { Err(format!("format error\n{errors}")) }
 }
 
 /// Writes a property string: the default key bare, then required keys, then the rest, each in alphabetical order.
@@ -107,11 +90,7 @@ pub(crate) fn print(table: &'static [Param], properties: &Properties) -> String 
         .into_iter()
         .map(|key| {
             let value = &properties[key];
-            if rank(key) == 0 {
-                value.clone()
-            } else {
-                format!("{key}={value}")
-            }
+            if rank(key) == 0 { value.clone() } else { format!("{key}={value}") }
         })
         .collect();
     parts.join(",")
@@ -133,16 +112,8 @@ mod tests {
 
     #[test]
     fn a_net_is_written_back_with_its_name_first_and_booleans_as_digits() {
-        let found = parse_checked(
-            NET,
-            "net0",
-            "type=veth,ip=10.0.0.5/24,firewall=yes,bridge=vmbr0,name=eth0",
-            9,
-        );
-        assert_eq!(
-            print(NET, &found.unwrap()),
-            "name=eth0,bridge=vmbr0,firewall=1,ip=10.0.0.5/24,type=veth"
-        );
+        let found = parse_checked(NET, "net0", "type=veth,ip=10.0.0.5/24,firewall=yes,bridge=vmbr0,name=eth0", 9);
+        assert_eq!(print(NET, &found.unwrap()), "name=eth0,bridge=vmbr0,firewall=1,ip=10.0.0.5/24,type=veth");
     }
 
     #[test]
@@ -153,9 +124,6 @@ mod tests {
             "format error\nnet0.ip: invalid format - value does not look like a valid ipv4 network configuration\n\n"
         );
         let wrong = parse_checked(NET, "net0", "name", 9).unwrap_err();
-        assert_eq!(
-            wrong,
-            "value without key, but schema does not define a default key\n"
-        );
+        assert_eq!(wrong, "value without key, but schema does not define a default key\n");
     }
 }

@@ -143,22 +143,14 @@ pub(crate) const CONFIG: &[Param] = &[
     flag("numa"),
     flag("onboot"),
     text("ostype").one_of(&[
-        "other", "wxp", "w2k", "w2k3", "w2k8", "wvista", "win7", "win8", "win10", "win11", "l24",
-        "l26", "solaris",
+        "other", "wxp", "w2k", "w2k3", "w2k8", "wvista", "win7", "win8", "win10", "win11", "l24", "l26", "solaris",
     ]),
     text("parallel").indexed(3),
     flag("protection"),
     text("rng0"),
     text("sata").indexed(6).properties(DISK),
     text("scsi").indexed(31).properties(DISK),
-    text("scsihw").one_of(&[
-        "lsi",
-        "lsi53c810",
-        "virtio-scsi-pci",
-        "virtio-scsi-single",
-        "megasas",
-        "pvscsi",
-    ]),
+    text("scsihw").one_of(&["lsi", "lsi53c810", "virtio-scsi-pci", "virtio-scsi-single", "megasas", "pvscsi"]),
     text("searchdomain"),
     text("serial").indexed(4).pattern(f::is_serial),
     text("smbios1").properties(SMBIOS).max_len(512),
@@ -181,10 +173,8 @@ pub(crate) const CONFIG: &[Param] = &[
 
 /// What a write takes besides the keys.
 pub(crate) const WRITE: &[Param] = &[flag("force").needs("delete"), flag("skiplock")];
-pub(crate) const POST_WRITE: &[Param] = &[
-    whole("background_delay").between(1, 30),
-    text("import-working-storage").format(f::storage_id),
-];
+pub(crate) const POST_WRITE: &[Param] =
+    &[whole("background_delay").between(1, 30), text("import-working-storage").format(f::storage_id)];
 
 /// Clone.
 pub(crate) const CLONE: &[Param] = &[
@@ -202,11 +192,7 @@ pub(crate) const CLONE: &[Param] = &[
 
 pub(crate) const TEMPLATE: &[Param] = &[text("disk")];
 pub(crate) const LIST: &[Param] = &[flag("full")];
-pub(crate) const DESTROY: &[Param] = &[
-    flag("destroy-unreferenced-disks"),
-    flag("purge"),
-    flag("skiplock"),
-];
+pub(crate) const DESTROY: &[Param] = &[flag("destroy-unreferenced-disks"), flag("purge"), flag("skiplock")];
 pub(crate) const START: &[Param] = &[
     text("force-cpu"),
     text("machine"),
@@ -227,9 +213,5 @@ pub(crate) const STOP: &[Param] = &[
     flag("skiplock"),
     whole("timeout").at_least(0),
 ];
-pub(crate) const SHUTDOWN: &[Param] = &[
-    flag("forceStop"),
-    flag("keepActive"),
-    flag("skiplock"),
-    whole("timeout").at_least(0),
-];
+pub(crate) const SHUTDOWN: &[Param] =
+    &[flag("forceStop"), flag("keepActive"), flag("skiplock"), whole("timeout").at_least(0)];

@@ -29,10 +29,7 @@ pub(crate) const STORAGE_LIST: &[Param] = &[
     text("storage").format(f::storage_id),
     text("target").format(f::node),
 ];
-pub(crate) const STORAGE_CONTENT: &[Param] = &[
-    text("content").format(f::content),
-    whole("vmid").format(f::vmid),
-];
+pub(crate) const STORAGE_CONTENT: &[Param] = &[text("content").format(f::content), whole("vmid").format(f::vmid)];
 pub(crate) const STORAGE_DELETE: &[Param] = &[whole("delay").between(1, 30)];
 pub(crate) const NETWORK: &[Param] = &[text("type").one_of(&[
     "bridge",
@@ -62,11 +59,7 @@ pub(crate) const TASK_LIST: &[Param] = &[
     text("userfilter"),
     whole("vmid").format(f::vmid),
 ];
-pub(crate) const TASK_LOG: &[Param] = &[
-    flag("download"),
-    whole("limit").at_least(0),
-    whole("start").at_least(0),
-];
+pub(crate) const TASK_LOG: &[Param] = &[flag("download"), whole("limit").at_least(0), whole("start").at_least(0)];
 pub(crate) const VZDUMP: &[Param] = &[
     flag("all"),
     whole("bwlimit").at_least(0),
@@ -84,9 +77,7 @@ pub(crate) const VZDUMP: &[Param] = &[
     text("mode").one_of(&["snapshot", "suspend", "stop"]),
     text("notes-template").max_len(1024).needs("storage"),
     text("notification-mode").one_of(&["auto", "legacy-sendmail", "notification-system"]),
-    text("notification-policy")
-        .one_of(&["always", "failure", "never"])
-        .only_on(8),
+    text("notification-policy").one_of(&["always", "failure", "never"]).only_on(8),
     text("notification-target").format(f::config_id).only_on(8),
     text("pbs-change-detection-mode").one_of(&["legacy", "data", "metadata"]),
     text("performance"),
@@ -106,14 +97,9 @@ pub(crate) const VZDUMP: &[Param] = &[
     text("vmid").list_of(f::vmid),
     whole("zstd"),
 ];
-pub(crate) const POOL_LIST: &[Param] = &[
-    text("poolid").format(f::pool_id),
-    text("type").one_of(&["qemu", "lxc", "storage"]),
-];
-pub(crate) const POOL_CREATE: &[Param] = &[
-    text("comment"),
-    text("poolid").required().format(f::pool_id),
-];
+pub(crate) const POOL_LIST: &[Param] =
+    &[text("poolid").format(f::pool_id), text("type").one_of(&["qemu", "lxc", "storage"])];
+pub(crate) const POOL_CREATE: &[Param] = &[text("comment"), text("poolid").required().format(f::pool_id)];
 pub(crate) const POOL_UPDATE: &[Param] = &[
     flag("allow-move"),
     text("comment"),
@@ -124,8 +110,7 @@ pub(crate) const POOL_UPDATE: &[Param] = &[
 ];
 pub(crate) const POOL_DELETE: &[Param] = &[text("poolid").required().format(f::pool_id)];
 pub(crate) const PERMISSIONS: &[Param] = &[text("path"), text("userid")];
-pub(crate) const ROLE_CREATE: &[Param] =
-    &[text("privs"), text("roleid").required().format(f::role_id)];
+pub(crate) const ROLE_CREATE: &[Param] = &[text("privs"), text("roleid").required().format(f::role_id)];
 pub(crate) const ROLE_UPDATE: &[Param] = &[flag("append").needs("privs"), text("privs")];
 pub(crate) const USER_CREATE: &[Param] = &[
     text("comment").max_len(2048),
@@ -139,11 +124,7 @@ pub(crate) const USER_CREATE: &[Param] = &[
     text("password").min_len(8).max_len(64),
     text("userid").required().format(f::user_id).max_len(64),
 ];
-pub(crate) const TOKEN_CREATE: &[Param] = &[
-    text("comment"),
-    whole("expire").at_least(0),
-    flag("privsep"),
-];
+pub(crate) const TOKEN_CREATE: &[Param] = &[text("comment"), whole("expire").at_least(0), flag("privsep")];
 pub(crate) const TOKEN_UPDATE: &[Param] = &[
     text("comment"),
     text("delete").only_on(9),

@@ -43,9 +43,7 @@ pub(crate) async fn interfaces(call: Call) -> Answer {
         let Some(net) = guest.get(&format!("net{index}")) else {
             continue;
         };
-        let mac = config::parse_net(Kind::Qemu, net)
-            .get("macaddr")
-            .map(|mac| mac.to_ascii_lowercase());
+        let mac = config::parse_net(Kind::Qemu, net).get("macaddr").map(|mac| mac.to_ascii_lowercase());
         let address = guest
             .get(&format!("ipconfig{index}"))
             .and_then(|value| value.split(',').find_map(|part| part.strip_prefix("ip=")))

@@ -49,10 +49,7 @@ pub(crate) async fn lxc(call: Call) -> Answer {
     {
         let mut state = node.write();
         if state.guest(target).is_some() {
-            return Err(Refusal::die(format!(
-                "CT {target} already exists on node '{}'",
-                node.name
-            )));
+            return Err(Refusal::die(format!("CT {target} already exists on node '{}'", node.name)));
         }
         state.insert_guest(clone);
         if let Some(guest) = state.guest_mut(source) {
@@ -67,9 +64,7 @@ pub(crate) async fn lxc(call: Call) -> Answer {
         ("vzclone", &source.to_string()),
         |task| async move {
             if node.major() >= 9 {
-                task.log(format!(
-                    "creating a clone of container {source} with ID {target}"
-                ));
+                task.log(format!("creating a clone of container {source} with ID {target}"));
             }
             let done = run_lxc(&node, &task, &plan).await;
             if done.is_err() {
@@ -81,8 +76,7 @@ pub(crate) async fn lxc(call: Call) -> Answer {
                     guest.clear_lock();
                 }
             }
-            done.map(|()| 0)
-                .map_err(|text| format!("clone failed: {text}"))
+            done.map(|()| 0).map_err(|text| format!("clone failed: {text}"))
         },
     );
     Ok(json!(upid).into())
@@ -91,17 +85,12 @@ pub(crate) async fn lxc(call: Call) -> Answer {
 async fn run_lxc(node: &Arc<Node>, task: &Handle, plan: &Plan) -> Result<(), String> {
     for (key, value) in &plan.volumes {
         let (volid, _) = config::volume_of(plan.kind, value).unwrap_or_default();
-        let (how, what) = if plan.full {
-            ("full", key.as_str())
-        } else {
-            ("linked", key.as_str())
-        };
+        let (how, what) = if plan.full { ("full", key.as_str()) } else { ("linked", key.as_str()) };
         task.log(format!("create {how} clone of mountpoint {what} ({volid})"));
     }
     task.interruptible(task.work(Work::Clone)).await?;
     copy_volumes(node, task, plan)?;
-    task.interruptible(node.runtime.clone_disk(plan.source, plan.target))
-        .await?;
+    task.interruptible(node.runtime.clone_disk(plan.source, plan.target)).await?;
     join_pool(node, task, plan)
 }
 
@@ -116,33 +105,13 @@ fn copy_volumes(node: &Node, task: &Handle, plan: &Plan) -> Result<(), String> {
             continue;
         };
         let storage = plan.storage.as_deref().filter(|_| plan.full).unwrap_or(own);
-        let kind = state
-            .cluster()
-            .storages
-            .get(storage)
-            .map(|found| found.kind.clone())
-            .unwrap_or_default();
+        let kind = state.cluster().storages.get(storage).map(|found| found.kind.clone()).unwrap_or_default();
         if task.effects.storage_full {
             return Err(storage::full(&kind, &format!("vm-{}-disk-0", plan.target)));
         }
-        let size = size
-            .or_else(|| {
-                state
-                    .cluster()
-                    .volumes
-                    .get(&volid)
-                    .map(|volume| volume.size)
-            })
-            .unwrap_or(4 << 30);
+        let size = size.or_else(|| state.cluster().volumes.get(&volid).map(|volume| volume.size)).unwrap_or(4 << 30);
         let base = (!plan.full).then_some(volid.as_str());
-        let new = NewVolume {
-            storage,
-            kind: plan.kind,
-            vmid: plan.target,
-            size,
-            base,
-            is_base: false,
-        };
+        let new = NewVolume { storage, kind: plan.kind, vmid: plan.target, size, base, is_base: false };
         let copy = storage::allocate(&mut state, &new)?;
         let value = config::with_volume(plan.kind, key, value, &copy, Some(size));
         if let Some(guest) = state.guest_mut(plan.target) {
@@ -157,20 +126,14 @@ fn join_pool(node: &Node, task: &Handle, plan: &Plan) -> Result<(), String> {
         return Ok(());
     };
     if task.effects.cfs_lock_timeout {
-        return Err(format!(
-            "can't add VM {} to pool '{pool}': {CFS_LOCK}",
-            plan.target
-        ));
+        return Err(format!("can't add VM {} to pool '{pool}': {CFS_LOCK}", plan.target));
     }
     match node.write().cluster_mut().pools.get_mut(pool) {
         Some(found) => {
             found.vms.insert(plan.target);
             Ok(())
         }
-        None => Err(format!(
-            "can't add VM {} to pool '{pool}': pool '{pool}' does not exist",
-            plan.target
-        )),
+        None => Err(format!("can't add VM {} to pool '{pool}': pool '{pool}' does not exist", plan.target)),
     }
 }
 
@@ -181,9 +144,7 @@ async fn undo(node: &Node, target: Vmid) {
     let mut state = node.write();
     state.remove_guest(target);
     let cluster = state.cluster_mut();
-    cluster
-        .volumes
-        .retain(|_, volume| volume.vmid != Some(target) || volume.content == "backup");
+    cluster.volumes.retain(|_, volume| volume.vmid != Some(target) || volume.content == "backup");
     for pool in cluster.pools.values_mut() {
         pool.vms.remove(&target);
     }
@@ -194,19 +155,11 @@ pub(crate) async fn qemu(call: Call) -> Answer {
     let target = call.params.vmid("newid").unwrap_or_default();
     check_target_node(&call)?;
     if node.guest(kind, target).is_ok() {
-        return Err(Refusal::die(format!(
-            "unable to create VM {target}: config file already exists"
-        )));
+        return Err(Refusal::die(format!("unable to create VM {target}: config file already exists")));
     }
     // One second is what Proxmox waits for the source's file; other clones share it.
-    let held = node
-        .locks
-        .shared(source, kind, Duration::from_secs(1))
-        .await
-        .map_err(Refusal::die)?;
-    let guest = node
-        .guest(kind, source)
-        .map_err(|_| Refusal::die(no_machine(&node, source)))?;
+    let held = node.locks.shared(source, kind, Duration::from_secs(1)).await.map_err(Refusal::die)?;
+    let guest = node.guest(kind, source).map_err(|_| Refusal::die(no_machine(&node, source)))?;
     guest.check_lock().map_err(Refusal::die)?;
     let plan = plan(&call, &guest, target, guest.running.is_some())?;
     let upid = node.clone().start_task(
@@ -219,24 +172,18 @@ pub(crate) async fn qemu(call: Call) -> Answer {
                 let mut state = node.write();
                 if state.guest(target).is_some() {
                     let file = format!("/etc/pve/nodes/{}/qemu-server/{target}.conf", node.name);
-                    return Err(format!(
-                        "close (rename) atomic file '{file}' failed: File exists"
-                    ));
+                    return Err(format!("close (rename) atomic file '{file}' failed: File exists"));
                 }
                 let mut clone = Guest::new(target, kind, Config::new());
                 clone.set_lock("clone");
-                clone.config.insert(
-                    "description".to_owned(),
-                    " qmclone temporary file".to_owned(),
-                );
+                clone.config.insert("description".to_owned(), " qmclone temporary file".to_owned());
                 state.insert_guest(clone);
             }
             let done = run_qemu(&node, &task, &plan).await;
             if done.is_err() {
                 undo(&node, target).await;
             }
-            done.map(|()| 0)
-                .map_err(|text| format!("clone failed: {text}"))
+            done.map(|()| 0).map_err(|text| format!("clone failed: {text}"))
         },
     );
     Ok(json!(upid).into())
@@ -245,39 +192,25 @@ pub(crate) async fn qemu(call: Call) -> Answer {
 async fn run_qemu(node: &Arc<Node>, task: &Handle, plan: &Plan) -> Result<(), String> {
     for (key, value) in &plan.volumes {
         let (volid, _) = config::volume_of(plan.kind, value).unwrap_or_default();
-        task.log(format!(
-            "create {} clone of drive {key} ({volid})",
-            if plan.full { "full" } else { "linked" }
-        ));
+        task.log(format!("create {} clone of drive {key} ({volid})", if plan.full { "full" } else { "linked" }));
     }
     task.interruptible(task.work(Work::Clone)).await?;
     copy_volumes(node, task, plan)?;
     node.change(plan.kind, plan.target, |guest| {
         let volumes = std::mem::take(&mut guest.config);
         guest.config = plan.config.clone();
-        guest.config.extend(
-            volumes
-                .into_iter()
-                .filter(|(key, _)| config::is_volume_key(plan.kind, key)),
-        );
+        guest.config.extend(volumes.into_iter().filter(|(key, _)| config::is_volume_key(plan.kind, key)));
     })?;
     join_pool(node, task, plan)
 }
 
 /// Some calls look for the machine on all nodes, and say so.
 pub(crate) fn no_machine(node: &Node, vmid: Vmid) -> String {
-    format!(
-        "unable to find configuration file for VM {vmid} on node '{}'",
-        node.name
-    )
+    format!("unable to find configuration file for VM {vmid} on node '{}'", node.name)
 }
 
 fn check_target_node(call: &Call) -> Result<(), Refusal> {
-    match call
-        .params
-        .text("target")
-        .filter(|target| *target != call.node.name && *target != "localhost")
-    {
+    match call.params.text("target").filter(|target| *target != call.node.name && *target != "localhost") {
         Some(other) => Err(Refusal::die(format!("no such cluster node '{other}'"))),
         None => Ok(()),
     }
@@ -285,11 +218,9 @@ fn check_target_node(call: &Call) -> Result<(), Refusal> {
 
 fn taken(node: &Node, vmid: Vmid) -> Result<(), Refusal> {
     match node.read().guest(vmid) {
-        Some(guest) => Err(Refusal::die(format!(
-            "{} {vmid} already exists on node '{}'",
-            guest.kind.label(),
-            node.name
-        ))),
+        Some(guest) => {
+            Err(Refusal::die(format!("{} {vmid} already exists on node '{}'", guest.kind.label(), node.name)))
+        }
         None => Ok(()),
     }
 }
@@ -300,22 +231,14 @@ fn plan(call: &Call, guest: &Guest, target: Vmid, running: bool) -> Result<Plan,
     let full = params.flag("full").unwrap_or(!guest.is_template());
     let storage = params.text("storage").map(str::to_owned);
     if !full {
-        for name in ["storage", "format"]
-            .into_iter()
-            .filter(|name| params.has(name))
-        {
-            return Err(Refusal::die(format!(
-                "parameter '{name}' not allowed for linked clones"
-            )));
+        for name in ["storage", "format"].into_iter().filter(|name| params.has(name)) {
+            return Err(Refusal::die(format!("parameter '{name}' not allowed for linked clones")));
         }
     }
     let snapshot = match params.text("snapname") {
         None => None,
         Some(name) => {
-            let found = guest
-                .snapshots
-                .iter()
-                .find(|snapshot| snapshot.name == name);
+            let found = guest.snapshots.iter().find(|snapshot| snapshot.name == name);
             Some(found.ok_or_else(|| Refusal::die(format!("snapshot '{name}' does not exist")))?)
         }
     };
@@ -327,16 +250,10 @@ fn plan(call: &Call, guest: &Guest, target: Vmid, running: bool) -> Result<Plan,
     }
     let from = snapshot.map_or(&guest.config, |snapshot| &snapshot.config);
     let (volumes, mut config): (Vec<_>, Config) = {
-        let kept = from
-            .iter()
-            .filter(|(key, _)| config::base(kind, key) != "unused");
-        let (volumes, rest): (Vec<_>, Vec<_>) =
-            kept.partition(|(key, _)| config::is_volume_key(kind, key));
+        let kept = from.iter().filter(|(key, _)| config::base(kind, key) != "unused");
+        let (volumes, rest): (Vec<_>, Vec<_>) = kept.partition(|(key, _)| config::is_volume_key(kind, key));
         let own = |(key, value): (&String, &String)| (key.clone(), value.clone());
-        (
-            volumes.into_iter().map(own).collect(),
-            rest.into_iter().map(own).collect(),
-        )
+        (volumes.into_iter().map(own).collect(), rest.into_iter().map(own).collect())
     };
     for key in ["template", "lock", "parent"] {
         config.remove(key);
@@ -349,24 +266,14 @@ fn plan(call: &Call, guest: &Guest, target: Vmid, running: bool) -> Result<Plan,
     config.extend(macs);
     rename(call, guest, &mut config);
     if let Some(description) = params.text("description") {
-        config.insert(
-            "description".to_owned(),
-            config::normalise(kind, "description", description, random_mac),
-        );
+        config.insert("description".to_owned(), config::normalise(kind, "description", description, random_mac));
     }
 
     node.access(&call.caller, |access, state| {
-        for (_, net) in config
-            .iter()
-            .filter(|(key, _)| config::base(kind, key) == "net")
-        {
+        for (_, net) in config.iter().filter(|(key, _)| config::base(kind, key) == "net") {
             permit::use_bridge(access, kind, net)?;
         }
-        let content = if kind == Kind::Lxc {
-            "rootdir"
-        } else {
-            "images"
-        };
+        let content = if kind == Kind::Lxc { "rootdir" } else { "images" };
         for (key, value) in &volumes {
             let Some((volid, _)) = config::volume_of(kind, value) else {
                 continue;
@@ -378,10 +285,7 @@ fn plan(call: &Call, guest: &Guest, target: Vmid, running: bool) -> Result<Plan,
             access.require(&format!("/storage/{target}"), "Datastore.AllocateSpace")?;
             let found = storage::find(state.cluster(), target, content).map_err(Refusal::die)?;
             let based = guest.is_template() || snapshot.is_some();
-            if !full
-                && !(based && found.can(kind, Ability::LinkedClone))
-                && !value.contains("cloudinit")
-            {
+            if !full && !(based && found.can(kind, Ability::LinkedClone)) && !value.contains("cloudinit") {
                 return Err(Refusal::die(match kind {
                     Kind::Lxc => format!("Linked clone feature for '{volid}' is not available"),
                     Kind::Qemu => {
@@ -393,16 +297,7 @@ fn plan(call: &Call, guest: &Guest, target: Vmid, running: bool) -> Result<Plan,
         Ok(())
     })?;
     let pool = params.text("pool").map(str::to_owned);
-    Ok(Plan {
-        kind,
-        source: guest.vmid,
-        target,
-        full,
-        storage,
-        pool,
-        config,
-        volumes,
-    })
+    Ok(Plan { kind, source: guest.vmid, target, full, storage, pool, config, volumes })
 }
 
 fn rename(call: &Call, guest: &Guest, config: &mut Config) {
@@ -413,18 +308,9 @@ fn rename(call: &Call, guest: &Guest, config: &mut Config) {
             }
         }
         Kind::Qemu => {
-            let copy = || {
-                format!(
-                    "Copy-of-VM-{}",
-                    guest
-                        .get("name")
-                        .map_or_else(|| guest.vmid.to_string(), str::to_owned)
-                )
-            };
-            config.insert(
-                "name".to_owned(),
-                call.params.text("name").map_or_else(copy, str::to_owned),
-            );
+            let copy =
+                || format!("Copy-of-VM-{}", guest.get("name").map_or_else(|| guest.vmid.to_string(), str::to_owned));
+            config.insert("name".to_owned(), call.params.text("name").map_or_else(copy, str::to_owned));
             let rest: Vec<&str> = guest
                 .get("smbios1")
                 .into_iter()
@@ -432,13 +318,8 @@ fn rename(call: &Call, guest: &Guest, config: &mut Config) {
                 .filter(|part| !part.starts_with("uuid="))
                 .collect();
             let uuid = format!("uuid={}", new_secret());
-            config.insert(
-                "smbios1".to_owned(),
-                std::iter::once(uuid.as_str())
-                    .chain(rest)
-                    .collect::<Vec<_>>()
-                    .join(","),
-            );
+            config
+                .insert("smbios1".to_owned(), std::iter::once(uuid.as_str()).chain(rest).collect::<Vec<_>>().join(","));
             if config.contains_key("vmgenid") {
                 config.insert("vmgenid".to_owned(), new_secret());
             }

@@ -19,23 +19,19 @@ fn sid(kind: Kind, vmid: Vmid) -> String {
 fn early(node: &Node, guest: &Guest, running: bool, call: &Call) -> Result<(), String> {
     let (kind, vmid, label) = (guest.kind, guest.vmid, guest.kind.label());
     if guest.is_protected() {
-        return Err(format!(
-            "can't remove {label} {vmid} - protection mode enabled"
-        ));
+        return Err(format!("can't remove {label} {vmid} - protection mode enabled"));
     }
     if kind == Kind::Lxc {
         guest.check_lock()?;
     }
     let managed = node.read().cluster().ha.contains_key(&sid(kind, vmid));
     if managed && call.params.flag("purge") != Some(true) {
-        return Err(format!(
-            "unable to remove {label} {vmid} - used in HA resources and purge parameter not set."
-        ));
+        return Err(format!("unable to remove {label} {vmid} - used in HA resources and purge parameter not set."));
     }
     match kind {
-        Kind::Lxc if running && call.params.flag("force") != Some(true) => Err(format!(
-            "unable to destroy CT {vmid} - container is running"
-        )),
+        Kind::Lxc if running && call.params.flag("force") != Some(true) => {
+            Err(format!("unable to destroy CT {vmid} - container is running"))
+        }
         Kind::Qemu if running => Err(format!("VM {vmid} is running - destroy failed")),
         _ => Ok(()),
     }
@@ -47,31 +43,18 @@ pub(crate) async fn destroy(call: Call, kind: Kind) -> Answer {
     let guest = node.guest(kind, vmid).map_err(Refusal::die)?;
     let running = node.pid(vmid).await.is_some();
     early(&node, &guest, running, &call).map_err(Refusal::die)?;
-    let task_kind = if kind == Kind::Lxc {
-        "vzdestroy"
-    } else {
-        "qmdestroy"
-    };
+    let task_kind = if kind == Kind::Lxc { "vzdestroy" } else { "qmdestroy" };
     let worker = call.clone();
-    let upid = call.node.start_task(
-        &call.caller,
-        call.effects.clone(),
-        (task_kind, &vmid.to_string()),
-        |task| async move {
+    let upid =
+        call.node.start_task(&call.caller, call.effects.clone(), (task_kind, &vmid.to_string()), |task| async move {
             let _held = node.lock_config(kind, vmid).await?;
             let guest = node.guest(kind, vmid)?;
             guest.check_lock()?;
             let running = node.pid(vmid).await.is_some();
             early(&node, &guest, running, &worker)?;
             if let Some(volid) = guest.volume_ids().iter().find(|volid| in_use(&node, volid)) {
-                let word = if kind == Kind::Lxc {
-                    "clones"
-                } else {
-                    "cloned"
-                };
-                return Err(format!(
-                    "base volume '{volid}' is still in use by linked {word}"
-                ));
+                let word = if kind == Kind::Lxc { "clones" } else { "cloned" };
+                return Err(format!("base volume '{volid}' is still in use by linked {word}"));
             }
             if running {
                 node.runtime.stop(vmid).await?;
@@ -92,17 +75,14 @@ pub(crate) async fn destroy(call: Call, kind: Kind) -> Answer {
             for pool in cluster.pools.values_mut() {
                 pool.vms.remove(&vmid);
             }
-            cluster
-                .acl
-                .retain(|entry| entry.path != format!("/vms/{vmid}"));
+            cluster.acl.retain(|entry| entry.path != format!("/vms/{vmid}"));
             cluster.ha.remove(&sid(kind, vmid));
             // The file goes last; only then is the number free again.
             state.remove_guest(vmid);
             drop(state);
             node.forget_sample(vmid);
             Ok(0)
-        },
-    );
+        });
     Ok(json!(upid).into())
 }
 

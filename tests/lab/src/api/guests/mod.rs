@@ -22,22 +22,14 @@ use crate::runtime::Vmid;
 
 /// Text for a guest that is not there, or is of the other kind.
 pub(crate) fn missing(node: &Node, kind: Kind, vmid: Vmid) -> String {
-    format!(
-        "Configuration file 'nodes/{}/{}/{vmid}.conf' does not exist",
-        node.name,
-        kind.directory()
-    )
+    format!("Configuration file 'nodes/{}/{}/{vmid}.conf' does not exist", node.name, kind.directory())
 }
 
 impl Node {
     /// A copy of a guest's record.
     pub(crate) fn guest(&self, kind: Kind, vmid: Vmid) -> Result<Guest, String> {
         let state = self.read();
-        state
-            .guest(vmid)
-            .filter(|guest| guest.kind == kind)
-            .cloned()
-            .ok_or_else(|| missing(self, kind, vmid))
+        state.guest(vmid).filter(|guest| guest.kind == kind).cloned().ok_or_else(|| missing(self, kind, vmid))
     }
 
     /// Takes the configuration file of a guest, waiting as long as Proxmox does.
@@ -47,12 +39,7 @@ impl Node {
     }
 
     /// Changes a guest's record, if it is still there.
-    pub(crate) fn change<T>(
-        &self,
-        kind: Kind,
-        vmid: Vmid,
-        change: impl FnOnce(&mut Guest) -> T,
-    ) -> Result<T, String> {
+    pub(crate) fn change<T>(&self, kind: Kind, vmid: Vmid, change: impl FnOnce(&mut Guest) -> T) -> Result<T, String> {
         let mut state = self.write();
         match state.guest_mut(vmid).filter(|guest| guest.kind == kind) {
             Some(guest) => Ok(change(guest)),
@@ -63,9 +50,7 @@ impl Node {
 
 /// Options that only the literal root user has.
 fn refuse_root_only(call: &Call) -> Result<(), Refusal> {
-    let used = ["skiplock", "keepActive", "migratedfrom"]
-        .into_iter()
-        .find(|name| call.params.has(name));
+    let used = ["skiplock", "keepActive", "migratedfrom"].into_iter().find(|name| call.params.has(name));
     match used {
         Some(name) => Err(Refusal::parameter(name, "Only root may use this option.")),
         None => Ok(()),

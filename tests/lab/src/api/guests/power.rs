@@ -23,15 +23,11 @@ pub(crate) async fn start_lxc(call: Call) -> Answer {
     if node.guest(Kind::Lxc, vmid).is_ok() && node.pid(vmid).await.is_some() {
         return Err(Refusal::die(format!("CT {vmid} already running")));
     }
-    let upid = call.node.start_task(
-        &call.caller,
-        call.effects.clone(),
-        ("vzstart", &vmid.to_string()),
-        |task| async move {
+    let upid =
+        call.node.start_task(&call.caller, call.effects.clone(), ("vzstart", &vmid.to_string()), |task| async move {
             let _held = node.lock_config(Kind::Lxc, vmid).await?;
             start(&node, &task, vmid).await
-        },
-    );
+        });
     Ok(json!(upid).into())
 }
 
@@ -50,9 +46,7 @@ pub(crate) async fn start(node: &Arc<Node>, task: &Handle, vmid: Vmid) -> Result
         task.log(text);
         return Err(format!("startup for container '{vmid}' failed"));
     }
-    node.change(Kind::Lxc, vmid, |guest| {
-        guest.started = Some(clock::epoch())
-    })?;
+    node.change(Kind::Lxc, vmid, |guest| guest.started = Some(clock::epoch()))?;
     if node.major() >= 9 && guest.lacks_nesting() {
         task.log("WARN: Systemd 252 detected. You may need to enable nesting.");
         return Ok(1);
@@ -67,18 +61,14 @@ pub(crate) async fn stop_lxc(call: Call) -> Answer {
     if call.params.flag("overrule-shutdown") == Some(true) {
         end_shutdowns(&call, "vzshutdown", vmid);
     }
-    let upid = call.node.start_task(
-        &call.caller,
-        call.effects.clone(),
-        ("vzstop", &vmid.to_string()),
-        |task| async move {
+    let upid =
+        call.node.start_task(&call.caller, call.effects.clone(), ("vzstop", &vmid.to_string()), |task| async move {
             let _held = node.lock_config(Kind::Lxc, vmid).await?;
             node.guest(Kind::Lxc, vmid)?.check_lock()?;
             task.interruptible(task.work(Work::Stop)).await?;
             node.runtime.stop(vmid).await?;
             Ok(0)
-        },
-    );
+        });
     Ok(json!(upid).into())
 }
 
@@ -107,9 +97,7 @@ fn end_shutdowns(call: &Call, kind: &str, vmid: Vmid) {
 }
 
 fn patience(call: &Call) -> u64 {
-    call.params
-        .whole("timeout")
-        .map_or(SHUTDOWN_SECONDS, i64::unsigned_abs)
+    call.params.whole("timeout").map_or(SHUTDOWN_SECONDS, i64::unsigned_abs)
 }
 
 pub(crate) async fn shutdown_lxc(call: Call) -> Answer {
@@ -125,10 +113,7 @@ pub(crate) async fn shutdown_lxc(call: Call) -> Answer {
             let _held = node.lock_config(Kind::Lxc, vmid).await?;
             node.guest(Kind::Lxc, vmid)?.check_lock()?;
             task.interruptible(task.work(Work::Shutdown)).await?;
-            match task
-                .interruptible(node.runtime.shutdown(vmid, timeout))
-                .await
-            {
+            match task.interruptible(node.runtime.shutdown(vmid, timeout)).await {
                 Ok(()) => Ok(0),
                 Err(_) if force => node.runtime.stop(vmid).await.map(|()| 0),
                 Err(text) => {
@@ -147,11 +132,8 @@ pub(crate) async fn reboot_lxc(call: Call) -> Answer {
     if node.pid(vmid).await.is_none() {
         return Err(Refusal::die(format!("VM {vmid} not running")));
     }
-    let upid = call.node.start_task(
-        &call.caller,
-        call.effects.clone(),
-        ("vzreboot", &vmid.to_string()),
-        |task| async move {
+    let upid =
+        call.node.start_task(&call.caller, call.effects.clone(), ("vzreboot", &vmid.to_string()), |task| async move {
             let _held = node.lock_config(Kind::Lxc, vmid).await?;
             node.guest(Kind::Lxc, vmid)?.check_lock()?;
             task.interruptible(task.work(Work::Shutdown)).await?;
@@ -159,19 +141,15 @@ pub(crate) async fn reboot_lxc(call: Call) -> Answer {
                 node.runtime.stop(vmid).await?;
             }
             start(&node, &task, vmid).await
-        },
-    );
+        });
     Ok(json!(upid).into())
 }
 
 pub(crate) async fn start_qemu(call: Call) -> Answer {
     refuse_root_only(&call)?;
     let (node, vmid) = (Arc::clone(&call.node), call.vmid());
-    let upid = call.node.start_task(
-        &call.caller,
-        call.effects.clone(),
-        ("qmstart", &vmid.to_string()),
-        |task| async move {
+    let upid =
+        call.node.start_task(&call.caller, call.effects.clone(), ("qmstart", &vmid.to_string()), |task| async move {
             let _held = node.lock_config(Kind::Qemu, vmid).await?;
             let guest = node.guest(Kind::Qemu, vmid)?;
             if guest.is_template() {
@@ -190,14 +168,10 @@ pub(crate) async fn start_qemu(call: Call) -> Answer {
             };
             node.change(Kind::Qemu, vmid, |guest| {
                 guest.apply_pending();
-                guest.running = Some(Running {
-                    pid,
-                    since: clock::epoch(),
-                });
+                guest.running = Some(Running { pid, since: clock::epoch() });
             })?;
             Ok(0)
-        },
-    );
+        });
     Ok(json!(upid).into())
 }
 
@@ -216,26 +190,19 @@ pub(crate) async fn shutdown_qemu(call: Call) -> Answer {
 async fn end_qemu(call: Call, kind: &'static str, work: Work) -> Answer {
     refuse_root_only(&call)?;
     let (node, vmid) = (Arc::clone(&call.node), call.vmid());
-    let upid = call.node.start_task(
-        &call.caller,
-        call.effects.clone(),
-        (kind, &vmid.to_string()),
-        |task| async move {
-            let _held = node.lock_config(Kind::Qemu, vmid).await?;
-            let guest = node
-                .guest(Kind::Qemu, vmid)
-                .map_err(|_| no_machine(&node, vmid))?;
-            if guest.running.is_none() {
-                return Ok(0);
-            }
-            guest.check_lock()?;
-            task.interruptible(task.work(work)).await?;
-            node.change(Kind::Qemu, vmid, |guest| {
-                guest.running = None;
-                guest.apply_pending();
-            })?;
-            Ok(0)
-        },
-    );
+    let upid = call.node.start_task(&call.caller, call.effects.clone(), (kind, &vmid.to_string()), |task| async move {
+        let _held = node.lock_config(Kind::Qemu, vmid).await?;
+        let guest = node.guest(Kind::Qemu, vmid).map_err(|_| no_machine(&node, vmid))?;
+        if guest.running.is_none() {
+            return Ok(0);
+        }
+        guest.check_lock()?;
+        task.interruptible(task.work(work)).await?;
+        node.change(Kind::Qemu, vmid, |guest| {
+            guest.running = None;
+            guest.apply_pending();
+        })?;
+        Ok(0)
+    });
     Ok(json!(upid).into())
 }

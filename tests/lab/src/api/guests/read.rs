@@ -13,12 +13,7 @@ use crate::state::State;
 pub(crate) async fn list(call: Call, kind: Kind) -> Answer {
     let ids: Vec<Vmid> = {
         let state = call.node.read();
-        state
-            .guests()
-            .values()
-            .filter(|guest| guest.kind == kind)
-            .map(|guest| guest.vmid)
-            .collect()
+        state.guests().values().filter(|guest| guest.kind == kind).map(|guest| guest.vmid).collect()
     };
     let mut rows = Vec::new();
     for vmid in ids {
@@ -46,18 +41,9 @@ pub(crate) async fn status(call: Call, kind: Kind) -> Answer {
             row.insert("agent".to_owned(), json!(1));
         }
         if pid.is_some() {
-            let nics = guest
-                .config
-                .keys()
-                .filter(|key| config::base(kind, key) == "net");
-            let nics: Map<String, Value> = nics
-                .map(|key| {
-                    (
-                        format!("tap{vmid}i{}", &key[3..]),
-                        json!({"netin": 110, "netout": 0}),
-                    )
-                })
-                .collect();
+            let nics = guest.config.keys().filter(|key| config::base(kind, key) == "net");
+            let nics: Map<String, Value> =
+                nics.map(|key| (format!("tap{vmid}i{}", &key[3..]), json!({"netin": 110, "netout": 0}))).collect();
             row.insert("nics".to_owned(), Value::Object(nics));
         }
     }
@@ -73,11 +59,7 @@ fn ha(call: &Call, kind: Kind, vmid: Vmid) -> Value {
 }
 
 pub(crate) fn has_agent(guest: &Guest) -> bool {
-    guest.get("agent").is_some_and(|agent| {
-        agent
-            .split(',')
-            .any(|part| part == "1" || part == "enabled=1")
-    })
+    guest.get("agent").is_some_and(|agent| agent.split(',').any(|part| part == "1" || part == "enabled=1"))
 }
 
 pub(crate) async fn config(call: Call, kind: Kind) -> Answer {
@@ -86,17 +68,11 @@ pub(crate) async fn config(call: Call, kind: Kind) -> Answer {
     match call.params.text("snapshot") {
         Some(_) if current => {
             let text = "cannot use 'snapshot' parameter with 'current'";
-            Err(Refusal::parameters(
-                [("snapshot".to_owned(), text.to_owned())].into(),
-            ))
+            Err(Refusal::parameters([("snapshot".to_owned(), text.to_owned())].into()))
         }
         Some(name) => {
-            let snapshot = guest
-                .snapshots
-                .iter()
-                .find(|snapshot| snapshot.name == name);
-            let snapshot = snapshot
-                .ok_or_else(|| Refusal::die(format!("snapshot '{name}' does not exist")))?;
+            let snapshot = guest.snapshots.iter().find(|snapshot| snapshot.name == name);
+            let snapshot = snapshot.ok_or_else(|| Refusal::die(format!("snapshot '{name}' does not exist")))?;
             let mut shown = guest.values_json(&snapshot.config);
             shown.insert("digest".to_owned(), json!(guest.digest()));
             shown.insert("snaptime".to_owned(), json!(snapshot.time));
@@ -107,12 +83,7 @@ pub(crate) async fn config(call: Call, kind: Kind) -> Answer {
 }
 
 pub(crate) async fn pending(call: Call, kind: Kind) -> Answer {
-    Ok(call
-        .node
-        .guest(kind, call.vmid())
-        .map_err(Refusal::die)?
-        .pending_json()
-        .into())
+    Ok(call.node.guest(kind, call.vmid()).map_err(Refusal::die)?.pending_json().into())
 }
 
 /// Whether every volume of a guest lies where `ability` exists.
@@ -127,31 +98,20 @@ pub(crate) fn all_volumes_can(state: &State, guest: &Guest, ability: Ability) ->
 
 pub(crate) async fn feature(call: Call, kind: Kind) -> Answer {
     let guest = call.node.guest(kind, call.vmid()).map_err(Refusal::die)?;
-    if let Some(name) = call.params.text("snapname").filter(|name| {
-        !guest
-            .snapshots
-            .iter()
-            .any(|snapshot| snapshot.name == *name)
-    }) {
+    if let Some(name) =
+        call.params.text("snapname").filter(|name| !guest.snapshots.iter().any(|snapshot| snapshot.name == *name))
+    {
         return Err(Refusal::die(format!("snapshot '{name}' does not exist")));
     }
     let state = call.node.read();
     let has = match call.params.text("feature") {
-        Some("snapshot") => {
-            !guest.is_template() && all_volumes_can(&state, &guest, Ability::Snapshot)
-        }
-        Some("clone") => {
-            guest.is_template() && all_volumes_can(&state, &guest, Ability::LinkedClone)
-        }
+        Some("snapshot") => !guest.is_template() && all_volumes_can(&state, &guest, Ability::Snapshot),
+        Some("clone") => guest.is_template() && all_volumes_can(&state, &guest, Ability::LinkedClone),
         _ => true,
     };
     let mut answer = json!({"hasFeature": u8::from(has)});
     if kind == Kind::Qemu {
-        answer["nodes"] = if has {
-            json!([call.node.name])
-        } else {
-            json!([])
-        };
+        answer["nodes"] = if has { json!([call.node.name]) } else { json!([]) };
     }
     Ok(answer.into())
 }

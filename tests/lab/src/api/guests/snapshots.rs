@@ -44,15 +44,9 @@ pub(crate) async fn list(call: Call, kind: Kind) -> Answer {
 pub(crate) async fn create(call: Call, kind: Kind) -> Answer {
     let (node, vmid) = (Arc::clone(&call.node), call.vmid());
     let name = call.params.text("snapname").unwrap_or_default().to_owned();
-    let reserved: &[&str] = if kind == Kind::Lxc {
-        &["current", "vzdump"]
-    } else {
-        &["current", "pending"]
-    };
+    let reserved: &[&str] = if kind == Kind::Lxc { &["current", "vzdump"] } else { &["current", "pending"] };
     if reserved.contains(&name.as_str()) {
-        return Err(Refusal::die(format!(
-            "unable to use snapshot name '{name}' (reserved name)"
-        )));
+        return Err(Refusal::die(format!("unable to use snapshot name '{name}' (reserved name)")));
     }
     let description = call.params.text("description").unwrap_or_default();
     let description = config::normalise(kind, "description", description, random_mac);
@@ -80,13 +74,7 @@ pub(crate) async fn create(call: Call, kind: Kind) -> Answer {
                 if done.is_ok() {
                     let parent = guest.parent.replace(name.clone());
                     let config = guest.config.clone();
-                    guest.snapshots.push(Snapshot {
-                        name,
-                        description,
-                        time: clock::epoch(),
-                        parent,
-                        config,
-                    });
+                    guest.snapshots.push(Snapshot { name, description, time: clock::epoch(), parent, config });
                 }
             })?;
             done.map(|()| 0)
@@ -106,21 +94,13 @@ pub(crate) async fn delete(call: Call, kind: Kind) -> Answer {
             let _held = node.lock_config(kind, vmid).await?;
             let guest = node.guest(kind, vmid)?;
             guest.check_lock()?;
-            let Some(found) = guest
-                .snapshots
-                .iter()
-                .find(|snapshot| snapshot.name == name)
-                .cloned()
-            else {
+            let Some(found) = guest.snapshots.iter().find(|snapshot| snapshot.name == name).cloned() else {
                 return Err(format!("snapshot '{name}' does not exist"));
             };
             task.work(Work::Snapshot).await?;
             node.change(kind, vmid, |guest| {
                 guest.snapshots.retain(|snapshot| snapshot.name != name);
-                let children = guest
-                    .snapshots
-                    .iter_mut()
-                    .map(|snapshot| &mut snapshot.parent);
+                let children = guest.snapshots.iter_mut().map(|snapshot| &mut snapshot.parent);
                 for parent in children.chain(std::iter::once(&mut guest.parent)) {
                     if parent.as_deref() == Some(name.as_str()) {
                         parent.clone_from(&found.parent);
@@ -148,12 +128,7 @@ pub(crate) async fn rollback(call: Call, kind: Kind) -> Answer {
                 return Err("unable to rollback to snapshot of template".to_owned());
             }
             guest.check_lock()?;
-            let Some(found) = guest
-                .snapshots
-                .iter()
-                .find(|snapshot| snapshot.name == name)
-                .cloned()
-            else {
+            let Some(found) = guest.snapshots.iter().find(|snapshot| snapshot.name == name).cloned() else {
                 return Err(format!("snapshot '{name}' does not exist"));
             };
             if kind == Kind::Lxc {
