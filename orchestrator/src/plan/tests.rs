@@ -78,14 +78,8 @@ fn site(instances: impl IntoIterator<Item = (&'static str, Instance)>) -> Site {
 
 fn desired_with(site: &Site, wiring: &str) -> Desired {
     let manifest = manifest();
-    Desired::from_parts(
-        site,
-        (&manifest.release, &manifest),
-        "r1",
-        ("sites/acme-hq/site.yaml", BTreeMap::new()),
-        |name| Wished::Digest(WiringDigest(format!("{wiring} {name}"))),
-    )
-    .unwrap()
+    Desired::from_parts(site, &manifest, "r1", None, |name| Wished::Digest(WiringDigest(format!("{wiring} {name}"))))
+        .unwrap()
 }
 
 fn desired(site: &Site) -> Desired {

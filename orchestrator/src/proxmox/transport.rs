@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use contract::ids::NodeName;
 use contract::secret::Secret;
-use rand::Rng;
+
 use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, DATE, HeaderValue};
 use reqwest::{Method, Url};
 use serde_json::Value;
