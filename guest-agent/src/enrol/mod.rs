@@ -1,0 +1,10 @@
+//! The way to the orchestrator: a key made in the guest, a certificate for it, and every request after that.
+
+/// Waiting between attempts.
+pub(crate) mod backoff;
+/// Requests to the orchestrator.
+pub(crate) mod client;
+/// Key, certificate and CA on disk.
+pub(crate) mod credentials;
+/// What the guest says about itself.
+pub(crate) mod identity;
