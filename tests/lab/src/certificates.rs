@@ -1,5 +1,6 @@
 //! The cluster's CA and the node's certificate.
 
+use std::net::Ipv4Addr;
 use std::path::Path;
 
 use anyhow::Context;
@@ -18,10 +19,10 @@ pub(crate) struct Identity {
 }
 
 /// Reads the certificates of a state directory; makes them on first use.
-pub(crate) fn open(dir: &Path, node: &str) -> anyhow::Result<Identity> {
+pub(crate) fn open(dir: &Path, node: &str, address: Option<Ipv4Addr>) -> anyhow::Result<Identity> {
     let (ca, leaf, key) = (dir.join("pve-root-ca.pem"), dir.join("pve-ssl.pem"), dir.join("pve-ssl.key"));
     if !(ca.exists() && leaf.exists() && key.exists()) {
-        make(dir, node)?;
+        make(dir, node, address)?;
     }
     let certificate = CertificateDer::from_pem_file(&leaf).with_context(|| format!("read {}", leaf.display()))?;
     let key = PrivateKeyDer::from_pem_file(&key).with_context(|| format!("read {}", key.display()))?;
@@ -29,7 +30,7 @@ pub(crate) fn open(dir: &Path, node: &str) -> anyhow::Result<Identity> {
     Ok(Identity { certificate, key, fingerprint: pairs.join(":") })
 }
 
-fn make(dir: &Path, node: &str) -> anyhow::Result<()> {
+fn make(dir: &Path, node: &str, address: Option<Ipv4Addr>) -> anyhow::Result<()> {
     let ca_key = KeyPair::generate()?;
     let mut ca = CertificateParams::default();
     ca.distinguished_name.push(DnType::CommonName, "Proxmox Virtual Environment");
@@ -41,8 +42,10 @@ fn make(dir: &Path, node: &str) -> anyhow::Result<()> {
 
     let key = KeyPair::generate()?;
     let mut leaf = CertificateParams::new(vec!["localhost".to_owned(), node.to_owned()])?;
-    leaf.subject_alt_names.push(SanType::IpAddress(std::net::Ipv4Addr::LOCALHOST.into()));
+    leaf.subject_alt_names.push(SanType::IpAddress(Ipv4Addr::LOCALHOST.into()));
     leaf.subject_alt_names.push(SanType::IpAddress(std::net::Ipv6Addr::LOCALHOST.into()));
+    // The node's own address, as Proxmox has it.
+    leaf.subject_alt_names.extend(address.map(|address| SanType::IpAddress(address.into())));
     leaf.distinguished_name.push(DnType::CommonName, node);
     leaf.use_authority_key_identifier_extension = true;
     let certificate = leaf.signed_by(&key, &issuer)?;

@@ -46,7 +46,7 @@ const TOKEN: &str = "site";
 /// Runs until told to end.
 pub(crate) async fn serve(options: Serve, listeners: Vec<TcpListener>) -> anyhow::Result<()> {
     let dir = std::path::absolute(&options.state)?;
-    let identity = certificates::open(&dir, &options.node)?;
+    let identity = certificates::open(&dir, &options.node, node_address(&options.subnet))?;
     let mut state = State::open(&dir)?;
     if state.cluster().users.is_empty() {
         first_start(&mut state, &options, &dir)?;
@@ -195,4 +195,10 @@ fn first_start(state: &mut State, options: &Serve, dir: &Path) -> anyhow::Result
         }
     }
     Ok(())
+}
+
+/// The node's address on its bridge: the first of the subnet.
+fn node_address(subnet: &str) -> Option<std::net::Ipv4Addr> {
+    let network: std::net::Ipv4Addr = subnet.split('/').next()?.parse().ok()?;
+    Some(std::net::Ipv4Addr::from(u32::from(network).checked_add(1)?))
 }

@@ -48,7 +48,7 @@ pub(crate) fn run_exec(args: &ExecArgs) -> Result<ExitCode, Failure> {
 
 /// Runs `ctrlable-lab netns`.
 pub(crate) fn run_netns(args: &NetnsArgs) -> Result<ExitCode, Failure> {
-    nspawn::exec_netns(&args.state, &args.command).map(exit_code)
+    match nspawn::exec_netns(&args.state, &args.command)? {}
 }
 
 /// Runs `ctrlable-lab down`.

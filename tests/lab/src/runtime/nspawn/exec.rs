@@ -1,5 +1,7 @@
 //! Commands inside a guest, as `pct exec` runs them, and inside the node's network.
 
+use std::convert::Infallible;
+use std::os::unix::process::CommandExt as _;
 use std::path::Path;
 use std::process::{Command, ExitStatus};
 
@@ -52,8 +54,9 @@ pub(crate) fn exec(state: &Path, vmid: Vmid, argv: &[String]) -> Result<ExitStat
     exec_command(state, vmid, argv)?.status().map_err(|error| tool::not_started("nsenter", &error))
 }
 
-/// Runs a command of this machine inside the node's network, with our standard streams.
-pub(crate) fn exec_netns(state: &Path, argv: &[String]) -> Result<ExitStatus, Failure> {
+/// Becomes a command of this machine inside the node's network, so that its process id and signals are its own.
+/// Returns only when that fails.
+pub(crate) fn exec_netns(state: &Path, argv: &[String]) -> Result<Infallible, Failure> {
     let place = Place::find(state)?;
     let namespace = Place::namespace_path(&place.namespace());
     if !namespace.exists() {
@@ -64,5 +67,5 @@ pub(crate) fn exec_netns(state: &Path, argv: &[String]) -> Result<ExitStatus, Fa
     }
     let mut command = Command::new("nsenter");
     command.arg(format!("--net={}", namespace.display())).arg("--").args(argv);
-    command.status().map_err(|error| tool::not_started("nsenter", &error))
+    Err(tool::not_started("nsenter", &command.exec()))
 }
