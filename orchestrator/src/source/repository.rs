@@ -15,7 +15,7 @@ use git2::{
 
 use super::known_hosts::{KnownHosts, Verdict, fingerprint, kind_of, listed_name};
 use super::remote::Transport;
-use super::{Remote, Snapshot, SourceError};
+use super::{Remote, ShownKey, Snapshot, SourceError};
 
 /// Where the branch's head is kept. Not below refs/heads or refs/remotes: nobody checks it out.
 const HEAD_REF: &str = "refs/ctrlable/fetched";
@@ -364,22 +364,22 @@ impl Watch<'_> {
         else {
             return Err(self.fail(unreadable()));
         };
-        let kind = kind_of(key).to_owned();
-        let fingerprint = fingerprint(key);
-        let name = listed_name(host, *port);
-        let known_hosts = ssh.known_hosts.clone();
-        Err(self.fail(match known.judge(host, *port, &kind, key) {
+        let shown = Box::new(ShownKey {
+            host: listed_name(host, *port),
+            kind: kind_of(key).to_owned(),
+            fingerprint: fingerprint(key),
+            known_hosts: ssh.known_hosts.clone(),
+        });
+        Err(self.fail(match known.judge(host, *port, &shown.kind, key) {
             Verdict::Known => return Ok(CertificateCheckStatus::CertificateOk),
-            Verdict::Revoked => SourceError::HostKeyRevoked { host: name, fingerprint, known_hosts },
-            Verdict::Changed { expected } => {
-                SourceError::HostKeyChanged { host: name, kind, fingerprint, expected, known_hosts }
-            }
+            Verdict::Revoked => SourceError::HostKeyRevoked { key: shown },
+            Verdict::Changed { expected } => SourceError::HostKeyChanged { key: shown, expected },
             Verdict::Unknown { other_kinds } => {
                 let hint = match other_kinds.as_slice() {
                     [] => String::new(),
                     kinds => format!("; it lists {} for this host", kinds.join(", ")),
                 };
-                SourceError::HostKeyUnknown { host: name, kind, fingerprint, known_hosts, hint }
+                SourceError::HostKeyUnknown { key: shown, hint }
             }
         }))
     }
