@@ -175,7 +175,10 @@ fn keys_that_minisign_made() {
     }
     let desk = Desk::new();
     desk.minisign(&["-G", "-W", "-p", "hq.pub", "-s", "hq.key"], "").fine();
-    desk.sign().fine();
+    let signed = desk.release(&["sign", "2026.06.yaml", "--key", "hq.key", "--json"]).fine().json();
+    // Both name a key alike.
+    let public = fs::read_to_string(desk.path("hq.pub")).unwrap();
+    assert!(public.lines().next().unwrap().ends_with(signed["key"].as_str().unwrap()), "{public}");
     desk.verify().fine();
     desk.minisign(&["-V", "-p", "hq.pub", "-m", "2026.06.yaml"], "").fine();
     // minisign leaves such a key without a checksum, so a damaged one must show when it signs.

@@ -312,3 +312,15 @@ fn blob_file(objects: &Path) -> std::path::PathBuf {
     let files = folders.flat_map(|folder| fs::read_dir(folder).unwrap()).map(|entry| entry.unwrap().path());
     files.max_by_key(|file| fs::metadata(file).unwrap().len()).unwrap()
 }
+
+/// Fetching blocks, so it is done on threads made for that, and what comes of it is handed around.
+#[test]
+fn what_crosses_threads() {
+    fn send<T: Send + 'static>() {}
+    fn share<T: Send + Sync + 'static>() {}
+    send::<Repository>();
+    share::<SourceError>();
+    share::<orchestrator::trust::VerifiedSite>();
+    share::<orchestrator::trust::TrustError>();
+    share::<orchestrator::trust::KeySet>();
+}

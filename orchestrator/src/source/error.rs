@@ -1,3 +1,4 @@
+use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -78,45 +79,26 @@ pub enum SourceError {
         cause: String,
     },
     /// Nobody has accepted this host key.
-    #[error("{host} shows the {kind} key {fingerprint}, which {} does not list{hint}", known_hosts.display())]
+    #[error("{key}, which {} does not list{hint}", key.known_hosts.display())]
     HostKeyUnknown {
-        /// Host, and port where it is not 22.
-        host: String,
-        /// Such as `ssh-ed25519`.
-        kind: String,
-        /// As `ssh-keygen -l` prints it.
-        fingerprint: String,
-        /// Where it was looked up.
-        known_hosts: PathBuf,
+        /// What was shown.
+        key: Box<ShownKey>,
         /// Which keys the list has for this host; empty when none.
         hint: String,
     },
     /// The host had another key of this kind.
-    #[error(
-        "{host} shows the {kind} key {fingerprint}, but {} lists {expected}: somebody may be in between",
-        known_hosts.display()
-    )]
+    #[error("{key}, but {} lists {expected}: somebody may be in between", key.known_hosts.display())]
     HostKeyChanged {
-        /// Host, and port where it is not 22.
-        host: String,
-        /// Such as `ssh-ed25519`.
-        kind: String,
         /// What was shown.
-        fingerprint: String,
-        /// What is listed.
+        key: Box<ShownKey>,
+        /// Fingerprint of what is listed.
         expected: String,
-        /// Where it was looked up.
-        known_hosts: PathBuf,
     },
     /// The key is marked as revoked.
-    #[error("{host} shows the key {fingerprint}, which {} marks as revoked", known_hosts.display())]
+    #[error("{key}, which {} marks as revoked", key.known_hosts.display())]
     HostKeyRevoked {
-        /// Host, and port where it is not 22.
-        host: String,
         /// What was shown.
-        fingerprint: String,
-        /// Where it was looked up.
-        known_hosts: PathBuf,
+        key: Box<ShownKey>,
     },
     /// Larger than we take.
     #[error("{what} is larger than {limit}")]
@@ -198,6 +180,25 @@ pub enum SourceError {
     },
 }
 
+/// A host key that a server has shown, and where it was looked up.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ShownKey {
+    /// Host as known_hosts writes it: `[host]:port` where the port is not 22.
+    pub host: String,
+    /// Such as `ssh-ed25519`.
+    pub kind: String,
+    /// As `ssh-keygen -l` prints it.
+    pub fingerprint: String,
+    /// The list of accepted keys.
+    pub known_hosts: PathBuf,
+}
+
+impl fmt::Display for ShownKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} shows the {} key {}", self.host, self.kind, self.fingerprint)
+    }
+}
+
 impl SourceError {
     /// Stable label for metrics, events and scripts.
     pub fn reason(&self) -> &'static str {
@@ -252,15 +253,16 @@ impl SourceError {
                 "give a private key without a passphrase that only its owner can read (chmod 600)".to_owned()
             }
             Self::KnownHosts { .. } => "make it with ssh-keyscan HOST, and compare the fingerprints".to_owned(),
-            Self::HostKeyUnknown { host, kind, known_hosts, .. } => format!(
+            Self::HostKeyUnknown { key, .. } => format!(
                 "compare the fingerprint with the one the host's operator publishes; if it is the same: {} >> {}",
-                keyscan(host, kind),
-                known_hosts.display()
+                keyscan(&key.host, &key.kind),
+                key.known_hosts.display()
             ),
-            Self::HostKeyChanged { host, known_hosts, .. } => format!(
-                "do not go on until the host's operator confirms a new key; then: ssh-keygen -R '{host}' -f {} and add \
-                 the new key",
-                known_hosts.display()
+            Self::HostKeyChanged { key, .. } => format!(
+                "do not go on until the host's operator confirms a new key; then: ssh-keygen -R '{}' -f {} and add the \
+                 new key",
+                key.host,
+                key.known_hosts.display()
             ),
             Self::HostKeyRevoked { .. } => {
                 "the host must get a new key; ask its operator what happened to the old one".to_owned()

@@ -17,7 +17,7 @@ mod repository;
 mod snapshot;
 
 pub use checkout::Checkout;
-pub use error::SourceError;
+pub use error::{ShownKey, SourceError};
 pub use remote::Remote;
 pub use repository::{Fetched, Limits, Repository, Settings, SshAccess};
 pub use snapshot::Snapshot;

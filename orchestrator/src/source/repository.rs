@@ -15,7 +15,7 @@ use git2::{
 
 use super::known_hosts::{KnownHosts, Verdict, fingerprint, kind_of, listed_name};
 use super::remote::Transport;
-use super::{Remote, Snapshot, SourceError};
+use super::{Remote, ShownKey, Snapshot, SourceError};
 
 /// Where the branch's head is kept. Not below refs/heads or refs/remotes: nobody checks it out.
 const HEAD_REF: &str = "refs/ctrlable/fetched";
@@ -25,7 +25,7 @@ const LOCK_FILE: &str = "ctrlable.lock";
 const CONFIG: [(&str, bool); 2] = [
     // After a power cut a reference must not name objects that never reached the disk.
     ("core.fsyncObjectFiles", true),
-    // A redirect could lead to another host.
+    // Redirects stay on their host.
     ("http.followRedirects", false),
 ];
 /// Milliseconds for a connection to open, and for each single answer. Silence longer than 30 s means a dead path: TCP
@@ -243,9 +243,20 @@ impl Repository {
     }
 }
 
+/// Held while a copy is changed.
+struct Lock(File);
+
+impl Drop for Lock {
+    fn drop(&mut self) {
+        // Closing alone is not enough: a child that another thread is just starting has the file open until it execs. If
+        // this fails, closing it is what remains.
+        let _ = self.0.unlock();
+    }
+}
+
 /// Takes the lock and clears what a killed process left: lock files, which would stop every later fetch, and
 /// half-received packs, which would fill the disk.
-fn lock(directory: &Path) -> Result<File, SourceError> {
+fn lock(directory: &Path) -> Result<Lock, SourceError> {
     let broken = |cause: std::io::Error| SourceError::Store { path: directory.to_owned(), cause: cause.to_string() };
     let lock = File::create(directory.join(LOCK_FILE)).map_err(broken)?;
     match lock.try_lock() {
@@ -253,6 +264,7 @@ fn lock(directory: &Path) -> Result<File, SourceError> {
         Err(fs::TryLockError::WouldBlock) => return Err(SourceError::Busy { path: directory.to_owned() }),
         Err(fs::TryLockError::Error(cause)) => return Err(broken(cause)),
     }
+    let lock = Lock(lock);
     for leftover in [directory.join(format!("{HEAD_REF}.lock")), directory.join("config.lock")] {
         if leftover.exists() {
             fs::remove_file(&leftover).map_err(broken)?;
@@ -291,7 +303,6 @@ impl Watch<'_> {
         let mut callbacks = RemoteCallbacks::new();
         callbacks
             .credentials(|_, user, allowed| self.credentials(user, allowed))
-            .certificate_check(|certificate, host| self.certificate(certificate, host))
             .transfer_progress(|progress| {
                 let limits = &self.settings.limits;
                 if progress.received_bytes() > limits.fetched_bytes {
@@ -311,6 +322,10 @@ impl Watch<'_> {
                 self.in_time()
             })
             .sideband_progress(|_| self.in_time());
+        // For TLS none is set: libgit2 verifies chain and name with OpenSSL, and nobody can talk it out of its verdict.
+        if matches!(self.remote.transport(), Transport::Ssh { .. }) {
+            callbacks.certificate_check(|certificate, host| self.host_key(certificate, host));
+        }
         callbacks
     }
 
@@ -349,12 +364,8 @@ impl Watch<'_> {
         Cred::ssh_key(user, None, &ssh.key, None)
     }
 
-    fn certificate(&self, certificate: &Cert<'_>, host: &str) -> Result<CertificateCheckStatus, git2::Error> {
-        // TLS: libgit2 has verified chain and name with OpenSSL; its verdict stands.
-        if certificate.as_x509().is_some() {
-            return Ok(CertificateCheckStatus::CertificatePassthrough);
-        }
-        // ssh: libgit2 looks into ~/.ssh; its verdict never stands.
+    /// libgit2 itself looks into ~/.ssh; its verdict never stands.
+    fn host_key(&self, certificate: &Cert<'_>, host: &str) -> Result<CertificateCheckStatus, git2::Error> {
         let unreadable = || SourceError::Protocol { remote: self.remote.to_string(), cause: "no host key".to_owned() };
         let Some(key) = certificate.as_hostkey().and_then(|shown| shown.hostkey()) else {
             return Err(self.fail(unreadable()));
@@ -364,22 +375,22 @@ impl Watch<'_> {
         else {
             return Err(self.fail(unreadable()));
         };
-        let kind = kind_of(key).to_owned();
-        let fingerprint = fingerprint(key);
-        let name = listed_name(host, *port);
-        let known_hosts = ssh.known_hosts.clone();
-        Err(self.fail(match known.judge(host, *port, &kind, key) {
+        let shown = Box::new(ShownKey {
+            host: listed_name(host, *port),
+            kind: kind_of(key).to_owned(),
+            fingerprint: fingerprint(key),
+            known_hosts: ssh.known_hosts.clone(),
+        });
+        Err(self.fail(match known.judge(host, *port, &shown.kind, key) {
             Verdict::Known => return Ok(CertificateCheckStatus::CertificateOk),
-            Verdict::Revoked => SourceError::HostKeyRevoked { host: name, fingerprint, known_hosts },
-            Verdict::Changed { expected } => {
-                SourceError::HostKeyChanged { host: name, kind, fingerprint, expected, known_hosts }
-            }
+            Verdict::Revoked => SourceError::HostKeyRevoked { key: shown },
+            Verdict::Changed { expected } => SourceError::HostKeyChanged { key: shown, expected },
             Verdict::Unknown { other_kinds } => {
                 let hint = match other_kinds.as_slice() {
                     [] => String::new(),
                     kinds => format!("; it lists {} for this host", kinds.join(", ")),
                 };
-                SourceError::HostKeyUnknown { host: name, kind, fingerprint, known_hosts, hint }
+                SourceError::HostKeyUnknown { key: shown, hint }
             }
         }))
     }

@@ -232,4 +232,27 @@ mod tests {
         assert!(SignatureFile::parse(&[0xff]).is_err());
         assert!(SignatureFile::parse(b"").is_err());
     }
+
+    proptest::proptest! {
+        /// Whatever a repository holds, it is refused and not crashed on.
+        #[test]
+        fn nothing_that_is_read_panics(
+            signature in proptest::collection::vec(proptest::num::u8::ANY, 0..120),
+            global in proptest::collection::vec(proptest::num::u8::ANY, 60..68),
+            comment in ".{0,40}",
+            content in proptest::collection::vec(proptest::num::u8::ANY, 0..40),
+            noise in proptest::collection::vec(proptest::num::u8::ANY, 0..200),
+        ) {
+            let key: VerifyingKey = STANDARD.encode([b"Ed".as_slice(), &[9; 40]].concat()).parse().unwrap();
+            let mut signature = signature;
+            signature.resize(SIGNATURE_BYTES, 0);
+            signature[..2].copy_from_slice(ALGORITHM_PREHASHED);
+            let (signature, global) = (STANDARD.encode(signature), STANDARD.encode(global));
+            let file = format!("{UNTRUSTED}x\n{signature}\n{TRUSTED}{comment}\n{global}\n");
+            if let Ok(file) = SignatureFile::parse(file.as_bytes()) {
+                proptest::prop_assert!(file.verify(&key, &content).is_err());
+            }
+            proptest::prop_assert!(SignatureFile::parse(&noise).is_err());
+        }
+    }
 }
