@@ -20,9 +20,9 @@ fn repository() -> PathBuf {
 fn refusals(fleet: &Path) -> Vec<Refusal> {
     let mut refusals = Vec::new();
     let mut manifests: BTreeMap<ReleaseId, Document<Manifest>> = BTreeMap::new();
-    for file in files(&fleet.join("releases")) {
+    for file in files(&fleet.join("releases")).iter().filter(|file| file.extension().is_some_and(|end| end == "yaml")) {
         let name = format!("releases/{}", file.file_name().unwrap().to_str().unwrap());
-        match document::manifest(&name, &fs::read(&file).unwrap()) {
+        match document::manifest(&name, &fs::read(file).unwrap()) {
             Ok(manifest) => drop(manifests.insert(manifest.value.release.clone(), manifest)),
             Err(found) => refusals.extend(found),
         }

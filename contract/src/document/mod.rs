@@ -107,7 +107,7 @@ fn document<R: serde::de::DeserializeOwned, T>(
     limits: Limits,
     validate: fn(&Problems<'_>, R) -> problems::Checked<T>,
 ) -> Result<Document<T>, Vec<Refusal>> {
-    let (outline, mistakes) = Outline::read(file, bytes, limits)?;
+    let (outline, mistakes) = Outline::read(file, bytes, limits).map_err(problems::sorted)?;
     let problems = Problems::new(&outline);
     problems.extend(mistakes);
     let value = read::read::<R>(outline.root(), &problems).and_then(|raw| validate(&problems, raw));

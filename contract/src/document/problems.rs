@@ -116,6 +116,9 @@ impl<'a> Problems<'a> {
         message: impl Into<String>,
         remedy: impl Into<String>,
     ) -> Reported {
+        if self.found.borrow().refusals.len() >= MOST {
+            return Reported(());
+        }
         let place = self.outline.place(&at.to_string());
         self.push(Refusal { reason, place, message: message.into(), remedy: remedy.into() });
         Reported(())
@@ -216,8 +219,12 @@ impl<'a> Problems<'a> {
 
     /// All of them in the order of their lines.
     pub(super) fn into_refusals(self) -> Vec<Refusal> {
-        let mut refusals = self.found.into_inner().refusals;
-        refusals.sort_by(|a, b| (&a.place, a.reason).cmp(&(&b.place, b.reason)));
-        refusals
+        sorted(self.found.into_inner().refusals)
     }
+}
+
+/// Refusals in the order of their lines.
+pub(super) fn sorted(mut refusals: Vec<Refusal>) -> Vec<Refusal> {
+    refusals.sort_by(|a, b| (&a.place, a.reason).cmp(&(&b.place, b.reason)));
+    refusals
 }

@@ -1,6 +1,6 @@
 //! Inputs, files and units of a template.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 use serde_json::{Map, Value};
 
@@ -43,11 +43,11 @@ pub(super) fn validate(problems: &Problems<'_>, at: &Path<'_>, raw: raw::Wiring)
     let inputs_refused = problems.refused(&at.key("inputs")).is_some();
     let inputs = inputs(problems, &at.key("inputs"), raw.inputs.0.unwrap_or_default());
     let known = match &inputs {
-        Ok(known) if !inputs_refused => Some(known),
+        Ok(inputs) if !inputs_refused => Some(all_references(inputs)),
         // With broken inputs, what their references mean cannot be told: only their form is checked.
         _ => None,
     };
-    let files = files(problems, &at.key("files"), raw.files.0.unwrap_or_default(), known);
+    let files = files(problems, &at.key("files"), raw.files.0.unwrap_or_default(), known.as_ref());
     let units = units(problems, &at.key("units"), raw.units.0.unwrap_or_default());
     Ok(Wiring { inputs: inputs?, files: files?, units: units? })
 }
@@ -217,14 +217,14 @@ fn files(
     problems: &Problems<'_>,
     at: &Path<'_>,
     raw: Vec<raw::WiredFile>,
-    inputs: Option<&BTreeMap<String, Input>>,
+    known: Option<&BTreeSet<String>>,
 ) -> Checked<Vec<WiredFile>> {
     let mut files: Vec<WiredFile> = Vec::with_capacity(raw.len());
     let mut seen = HashSet::new();
     let mut refused = None;
     for (index, raw) in raw.into_iter().enumerate() {
         let at = at.index(index);
-        match file(problems, &at, raw, inputs) {
+        match file(problems, &at, raw, known) {
             Ok(file) if !seen.insert(file.path.clone()) => {
                 let message = format!("{} stands in this wiring already", file.path);
                 let remedy = "write one file with both merges";
@@ -241,7 +241,7 @@ fn file(
     problems: &Problems<'_>,
     at: &Path<'_>,
     raw: raw::WiredFile,
-    inputs: Option<&BTreeMap<String, Input>>,
+    known: Option<&BTreeSet<String>>,
 ) -> Checked<WiredFile> {
     let path_at = at.key("path");
     let path = problems.need_parsed(&path_at, Reason::BadPath, raw.path).and_then(|path: GuestPath| {
@@ -289,7 +289,7 @@ fn file(
             fits(problems, &merge_at, format, &merge)?;
         }
         let merge = Value::Object(merge);
-        references(problems, &merge_at, &merge, inputs)?;
+        references(problems, &merge_at, &merge, known)?;
         Ok(merge)
     });
     Ok(WiredFile { path: path?, format: format?, mode: mode?, owner: owner?, merge: merge? })
@@ -362,18 +362,13 @@ fn level_fits(
 }
 
 /// Checks every `${…}` of a merge.
-fn references(
-    problems: &Problems<'_>,
-    at: &Path<'_>,
-    merge: &Value,
-    inputs: Option<&BTreeMap<String, Input>>,
-) -> Checked<()> {
+fn references(problems: &Problems<'_>, at: &Path<'_>, merge: &Value, known: Option<&BTreeSet<String>>) -> Checked<()> {
     let mut last = Ok(());
     match merge {
-        Value::String(text) => return references_of_text(problems, at, text, inputs),
+        Value::String(text) => return references_of_text(problems, at, text, known),
         Value::Array(items) => {
             for (index, item) in items.iter().enumerate() {
-                last = references(problems, &at.index(index), item, inputs).and(last);
+                last = references(problems, &at.index(index), item, known).and(last);
             }
         }
         Value::Object(fields) => {
@@ -384,7 +379,7 @@ fn references(
                     let remedy = "references are replaced in values only";
                     last = Err(problems.refuse(Reason::BadReference, &at, message, remedy));
                 }
-                last = references(problems, &at, field, inputs).and(last);
+                last = references(problems, &at, field, known).and(last);
             }
         }
         Value::Null | Value::Bool(_) | Value::Number(_) => {}
@@ -396,18 +391,18 @@ fn references_of_text(
     problems: &Problems<'_>,
     at: &Path<'_>,
     text: &str,
-    inputs: Option<&BTreeMap<String, Input>>,
+    known: Option<&BTreeSet<String>>,
 ) -> Checked<()> {
     let parts = reference::parse(text).map_err(|error| {
         let remedy = "write `${input}` or `${mqtt.host}`; for the text `${` itself write `$${`";
         problems.refuse(Reason::BadReference, at, error.to_string(), remedy)
     })?;
-    let Some(inputs) = inputs else { return Ok(()) };
+    let Some(known) = known else { return Ok(()) };
     for part in parts {
         if let Part::Reference(name) = part
-            && !is_known(name, inputs)
+            && !known.contains(name)
         {
-            let remedy = super::read::nearest(name, all_references(inputs).iter().map(String::as_str));
+            let remedy = super::read::nearest(name, known.iter().map(String::as_str));
             let message = format!("`${{{name}}}` names nothing");
             return Err(problems.refuse(Reason::BadReference, at, message, remedy));
         }
@@ -415,17 +410,13 @@ fn references_of_text(
     Ok(())
 }
 
-fn is_known(name: &str, inputs: &BTreeMap<String, Input>) -> bool {
-    all_references(inputs).iter().any(|known| known == name)
-}
-
 /// Everything that a template's strings may refer to.
-fn all_references(inputs: &BTreeMap<String, Input>) -> Vec<String> {
-    let mut all: Vec<String> = reference::BUILTINS.iter().map(|&builtin| builtin.to_owned()).collect();
+fn all_references(inputs: &BTreeMap<String, Input>) -> BTreeSet<String> {
+    let mut all: BTreeSet<String> = reference::BUILTINS.iter().map(|&builtin| builtin.to_owned()).collect();
     for (name, input) in inputs {
         match input.kind {
             InputKind::Mqtt => all.extend(MQTT_PARTS.iter().map(|part| format!("{name}.{part}"))),
-            _ => all.push(name.clone()),
+            _ => drop(all.insert(name.clone())),
         }
     }
     all
