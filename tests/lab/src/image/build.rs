@@ -17,9 +17,6 @@ const INSIDE: &str = include_str!("inside.sh");
 /// Lines of a failed tool's output that are shown: an apt failure with its context.
 const SHOWN_LINES: usize = 30;
 
-/// Keeps services from being started by package scripts (invoke-rc.d(8), deb-systemd-invoke(1)).
-const POLICY: &str = "usr/sbin/policy-rc.d";
-
 /// In the image for good: it saves a third of the space, and packages installed later should do the same.
 const DPKG_OPTIONS: [&str; 4] = [
     "path-exclude=/usr/share/doc/*",
@@ -82,14 +79,10 @@ impl Workshop {
 
     /// Installs Debian packages, without starting what they bring.
     pub(super) fn install(&self, packages: &[String]) -> Result<(), Failure> {
-        let policy = self.root.join(POLICY);
-        fs::write(&policy, "#!/bin/sh\nexit 101\n")
-            .and_then(|()| fs::set_permissions(&policy, fs::Permissions::from_mode(0o755)))
-            .map_err(|error| at(&policy, &error))?;
-        let installed =
-            self.shell(&format!("apt-get --quiet update && apt-get --quiet --yes install {}", packages.join(" ")));
-        fs::remove_file(&policy).map_err(|error| at(&policy, &error))?;
-        installed
+        let list = packages.join(" ");
+        self.shell(&format!(
+            "apt-get --quiet update && apt-get --quiet --yes install {list}"
+        ))
     }
 
     /// Copies a tree over the image. Directories that are there keep their mode, links to directories are followed;
@@ -129,7 +122,10 @@ impl Workshop {
 
     fn write(&self, path: &str, text: &str) -> Result<(), Failure> {
         let file = self.root.join(path);
-        fs::write(&file, text).map_err(|error| at(&file, &error))
+        // mmdebstrap copies some of these with whatever mode they have out here.
+        fs::write(&file, text)
+            .and_then(|()| fs::set_permissions(&file, fs::Permissions::from_mode(0o644)))
+            .map_err(|error| at(&file, &error))
     }
 }
 

@@ -28,11 +28,20 @@ else
     cat /etc/resolv.conf >"$resolver"
 fi
 
+# Keeps package scripts from starting services (invoke-rc.d(8), deb-systemd-invoke(1)).
+policy=$root/usr/sbin/policy-rc.d own_policy=
+if [ ! -e "$policy" ]; then
+    printf '#!/bin/sh\nexit 101\n' >"$policy"
+    chmod 755 "$policy"
+    own_policy=yes
+fi
+
 export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 export HOME=/root LANG=C.UTF-8 DEBIAN_FRONTEND=noninteractive APT_CONFIG=/run/apt.conf
 code=0
 chroot "$root" sh -euc "cd / && $command" || code=$?
 
+[ -z "$own_policy" ] || rm -f "$policy"
 if [ ! -L "$resolver" ] && cmp --quiet /etc/resolv.conf "$resolver"; then
     rm -f "$resolver"
     [ ! -e "$root/run/resolv.conf" ] || mv "$root/run/resolv.conf" "$resolver"

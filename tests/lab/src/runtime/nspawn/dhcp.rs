@@ -26,7 +26,13 @@ pub(super) fn ensure(place: &Place, network: &Network) -> Result<(), Failure> {
     command.arg(format!("--interface={}", network.bridge)).args(["--except-interface=lo", "--bind-interfaces"]);
     command.arg(format!("--dhcp-range={first},{last},{},1h", network.subnet.mask()));
     // Nobody else serves this network, and nobody uses an address that was not given: so no waiting, no probing.
-    command.args(["--dhcp-authoritative", "--no-ping", "--quiet-dhcp"]);
+    command.args([
+        "--dhcp-authoritative",
+        "--no-ping",
+        "--quiet-dhcp",
+        // Otherwise guests are told the name they sent, and wake hostnamed to set it.
+        "--dhcp-ignore-names",
+    ]);
     command.args([
         file("pid-file", "dnsmasq.pid"),
         file("dhcp-leasefile", "dnsmasq.leases"),

@@ -8,9 +8,9 @@
 //! version 1. What runs is found by control group, what is stored by file: a lab that was killed finds everything
 //! again, and [`tear_down`] needs no lab.
 //!
-//! Kinder or harder than Proxmox: containers are privileged (no user namespace), only images with systemd-networkd
-//! are configured, `/etc/resolv.conf` is left alone since there is no name server, and a guest that powers itself off
-//! leaves its port on the bridge until it is next touched.
+//! Not as on Proxmox: containers are privileged (no user namespace); only images with systemd-networkd are configured;
+//! `/etc/resolv.conf` is left alone, since there is no name server; `/proc/meminfo` shows the machine's memory, though
+//! the limit holds; and a guest that powers itself off leaves its port on the bridge until it is next touched.
 
 mod boot;
 mod cgroup;
@@ -26,6 +26,7 @@ mod teardown;
 mod tests;
 pub(crate) mod tool;
 
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -71,6 +72,7 @@ impl NspawnRuntime {
         let network = Network::new(bridge, subnet)?;
         require_root()?;
         let place = Place::create(state)?;
+        raise_inotify_limit()?;
         network.ensure(&place)?;
         dhcp::ensure(&place, &network)?;
         let disks = Disks::open(&place)?;
@@ -156,6 +158,40 @@ impl NspawnRuntime {
             Err(error) => Err(format!("the runtime broke off: {error}")),
         }
     }
+}
+
+/// Inotify instances that root may have. Each systemd takes about six, and the kernel allows 128 for all of them: from
+/// some twenty guests on, units fail. Proxmox VE sets 65536 on its nodes.
+const INOTIFY_INSTANCES: u32 = 65_536;
+
+/// Raises the one limit of the machine that guests run into. It stays raised until the next reboot: it costs nothing,
+/// and putting it back would take it from others.
+fn raise_inotify_limit() -> Result<(), Failure> {
+    let file = Path::new("/proc/sys/fs/inotify/max_user_instances");
+    let say = |error: std::io::Error| format!("{}: {error}", file.display());
+    let present = fs::read_to_string(file).map_err(say)?;
+    if present
+        .trim()
+        .parse()
+        .is_ok_and(|present: u32| present >= INOTIFY_INSTANCES)
+    {
+        return Ok(());
+    }
+    match fs::write(file, INOTIFY_INSTANCES.to_string()) {
+        Ok(()) => {
+            tracing::info!(
+                from = present.trim(),
+                to = INOTIFY_INSTANCES,
+                "raised {}",
+                file.display()
+            );
+        }
+        // In a container; a few guests can be had all the same.
+        Err(error) => {
+            tracing::warn!(limit = present.trim(), %error, "cannot raise {}: few guests will fit", file.display());
+        }
+    }
+    Ok(())
 }
 
 fn require_root() -> Result<(), Failure> {
