@@ -314,8 +314,12 @@ impl Problem {
                 Disposition::Wait { for_what: "the storage" }
             }
             Self::TaskStillRunning(_) => Disposition::Wait { for_what: "the end of the task" },
-            Self::Relay(..) | Self::NoAnswer(_) | Self::UnreadableAnswer(_) => match effect {
+            Self::Relay(..) | Self::NoAnswer(_) => match effect {
                 Effect::Read => retry(2),
+                Effect::Change | Effect::ConfigWrite => Disposition::Uncertain,
+            },
+            Self::UnreadableAnswer(_) => match effect {
+                Effect::Read => Disposition::GiveUp,
                 Effect::Change | Effect::ConfigWrite => Disposition::Uncertain,
             },
             Self::VmidTaken

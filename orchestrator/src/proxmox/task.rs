@@ -3,7 +3,6 @@
 use std::time::Duration;
 
 use contract::ids::{NodeName, Vmid};
-use rand::Rng;
 use serde_json::Value;
 use tokio::time::Instant;
 
@@ -12,7 +11,7 @@ use super::client::{Client, readable};
 use super::decode;
 use super::error::{Disposition, Effect, Problem, ProxmoxError};
 use super::form::Form;
-use super::transport::{Call, Verb, path};
+use super::transport::{Call, Verb, jittered, path};
 use super::upid::Upid;
 
 /// First pause between two looks at a task: most are done in under a second.
@@ -172,8 +171,7 @@ impl Client {
             if Instant::now() >= deadline {
                 return Err(error(Problem::TaskStillRunning(upid.clone())));
             }
-            let jittered = pause.mul_f64(rand::rng().random_range(0.75..1.25));
-            tokio::time::sleep_until(deadline.min(Instant::now() + jittered)).await;
+            tokio::time::sleep_until(deadline.min(Instant::now() + jittered(pause))).await;
             pause = (pause * 2).min(LONGEST_PAUSE);
         }
     }

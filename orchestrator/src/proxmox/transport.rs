@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 
 use contract::ids::NodeName;
 use contract::secret::Secret;
-
-use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, DATE, HeaderValue};
+use rand::Rng;
+use reqwest::header::{AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE, DATE, HeaderValue};
 use reqwest::{Method, Url};
 use serde_json::Value;
 use tokio::sync::Semaphore;
@@ -34,7 +34,7 @@ const ANSWER_LIMIT: usize = 16 << 20;
 const READ_ATTEMPTS: u32 = 3;
 /// A reading call that failed is repeated only while it is younger than this; slow failures are the caller's.
 const READ_RETRY_WINDOW: Duration = Duration::from_secs(10);
-/// Pause before the first repetition, doubled for the next; jitter of half of it either way.
+/// Pause before the first repetition, doubled for the next; with [`jittered`].
 const READ_PAUSE: Duration = Duration::from_millis(200);
 
 /// Where Proxmox answers: `https://host:8006`.
@@ -202,7 +202,7 @@ impl Transport {
                 return Err(ProxmoxError::new(call.name(), call.effect, problem));
             }
             let pause = READ_PAUSE * 2u32.pow(attempt - 1);
-            tokio::time::sleep(pause.mul_f64(rand::random_range(0.5..1.5))).await;
+            tokio::time::sleep(jittered(pause)).await;
             attempt += 1;
         }
     }
@@ -234,7 +234,12 @@ impl Transport {
         }
         let mut request = self.http.request(method, url).header(AUTHORIZATION, self.authorization.clone());
         if has_body {
-            request = request.header(CONTENT_TYPE, "application/x-www-form-urlencoded").body(call.form.encode());
+            let body = call.form.encode();
+            // Left to itself the HTTP library sends no length with an empty body; Proxmox should always see one.
+            request = request
+                .header(CONTENT_TYPE, "application/x-www-form-urlencoded")
+                .header(CONTENT_LENGTH, body.len())
+                .body(body);
         }
         let mut response = request.send().await.map_err(|error| of_transport(&error))?;
         let status = response.status().as_u16();
@@ -242,7 +247,15 @@ impl Transport {
         let reason = phrase.map(|phrase| String::from_utf8_lossy(phrase.as_bytes()).into_owned());
         let date = response.headers().get(DATE).and_then(|date| date.to_str().ok()).map(str::to_owned);
         let mut body = Vec::new();
-        while let Some(chunk) = response.chunk().await.map_err(|error| of_transport(&error))? {
+        loop {
+            let chunk = match response.chunk().await {
+                Ok(Some(chunk)) => chunk,
+                Ok(None) => break,
+                // The status of an error says enough. A refused token is answered without a length, and the connection
+                // may end without TLS's good-bye.
+                Err(_) if status >= 400 => break,
+                Err(error) => return Err(of_transport(&error)),
+            };
             if body.len() + chunk.len() > ANSWER_LIMIT {
                 return Err(Problem::UnreadableAnswer(format!("it is longer than {ANSWER_LIMIT} bytes")));
             }
@@ -263,6 +276,11 @@ impl Transport {
             answer.body = hide(body).into_bytes();
         }
     }
+}
+
+/// A pause of half to one and a half of this, so that many callers do not come back together.
+pub(super) fn jittered(pause: Duration) -> Duration {
+    pause.mul_f64(rand::rng().random_range(0.5..1.5))
 }
 
 /// Checks the form `user@realm!id=uuid` and gives the secret part.
