@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use contract::ids::NodeName;
 use contract::secret::Secret;
-use rand::Rng;
+
 use reqwest::header::{AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE, DATE, HeaderValue};
 use reqwest::{Method, Url};
 use serde_json::Value;
@@ -280,7 +280,7 @@ impl Transport {
 
 /// A pause of half to one and a half of this, so that many callers do not come back together.
 pub(super) fn jittered(pause: Duration) -> Duration {
-    pause.mul_f64(rand::rng().random_range(0.5..1.5))
+    pause.mul_f64(rand::random_range(0.5..1.5))
 }
 
 /// Checks the form `user@realm!id=uuid` and gives the secret part.
