@@ -6,6 +6,7 @@ mod look;
 mod plan;
 pub mod release;
 mod site;
+mod template;
 mod why;
 
 pub(crate) use look::ACCEPTED_REWRITE;
@@ -84,8 +85,8 @@ enum Command {
     #[command(subcommand)]
     Site(site::Command),
     /// Make and mark templates by hand.
-    //REL #[command(subcommand)]
-    //REL Template(template::Command),
+    #[command(subcommand)]
+    Template(template::Command),
     /// Check connection, version, storage, bridge, pool and privileges.
     ///
     /// Example: ctrlable doctor
@@ -115,7 +116,7 @@ pub fn main() -> ExitCode {
         Command::Why(args) => why::run(&args, format),
         Command::Release(args) => return release::run(args, format),
         Command::Site(command) => site::run(&command, format),
-        //REL Command::Template(command) => template::run(&command),
+        Command::Template(command) => template::run(&command),
         //REL Command::Doctor(args) => doctor::run(&args),
         Command::AcceptRewrite(args) => look::accept(&args),
         Command::Completions { shell } => {
