@@ -179,9 +179,6 @@ async fn back_up(
         "vzdump-{}-{vmid}-{year}_{month:02}_{day:02}-{hour:02}_{minute:02}_{second:02}.{format}{suffix}",
         kind.name()
     );
-    task.log(format!(
-        "INFO: creating vzdump archive '/var/lib/vz/dump/{name}'"
-    ));
     let volume = Volume {
         vmid: Some(vmid),
         content: "backup".to_owned(),
@@ -197,6 +194,9 @@ async fn back_up(
         .volumes
         .insert(format!("{target}:backup/{name}"), volume);
     drop(state);
+    task.log(format!(
+        "INFO: creating vzdump archive '/var/lib/vz/dump/{name}'"
+    ));
     task.log(format!("INFO: Finished Backup of VM {vmid} (00:00:00)"));
     Ok(())
 }

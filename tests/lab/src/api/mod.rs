@@ -165,7 +165,7 @@ async fn answer(node: &Arc<Node>, head: &Head, path: &str, body: &[u8]) -> (Outc
             return (Outcome::Answer(Response::bare(401, &reason)), Vec::new());
         }
     };
-    let sent = match parameters(head, body) {
+    let sent = match parameters(head, body, node.major()) {
         Ok(sent) => sent,
         Err(response) => return (Outcome::Answer(response), Vec::new()),
     };
@@ -256,7 +256,7 @@ async fn run(endpoint: &'static Endpoint, call: Call, node: &Arc<Node>) -> Respo
     }
 }
 
-fn parameters(head: &Head, body: &[u8]) -> Result<RawParams, Response> {
+fn parameters(head: &Head, body: &[u8], major: u8) -> Result<RawParams, Response> {
     let mut params = if body.is_empty() {
         RawParams::new()
     } else {
@@ -265,7 +265,7 @@ fn parameters(head: &Head, body: &[u8]) -> Result<RawParams, Response> {
             .unwrap_or("application/x-www-form-urlencoded");
         match content_type.split(';').next().unwrap_or_default().trim() {
             "application/x-www-form-urlencoded" => decode::form(&String::from_utf8_lossy(body)),
-            "application/json" => decode::json(body).map_err(|text| {
+            "application/json" => decode::json(body, major).map_err(|text| {
                 let mut response = Response::plain(500, &text);
                 response.reason = text.trim_end().to_owned();
                 response
@@ -398,7 +398,7 @@ fn permitted(permission: Permission, access: Access<'_>, sent: &RawParams) -> Re
     }
 }
 
-/// Puts parameters into a path; a missing or repeated one fails the check.
+/// Puts parameters into a path; a missing one is empty, a repeated one fails the check.
 fn filled(path: &str, sent: &RawParams) -> Result<String, Refusal> {
     let parts: Result<Vec<&str>, Refusal> = path
         .split('/')
@@ -410,7 +410,8 @@ fn filled(path: &str, sent: &RawParams) -> Result<String, Refusal> {
                 None => Ok(part),
                 Some(name) => match sent.get(name) {
                     Some(Raw::One(value)) => Ok(value.as_str()),
-                    _ => Err(Refusal::forbidden_bare()),
+                    None => Ok(""),
+                    Some(Raw::Many(_)) => Err(Refusal::forbidden_bare()),
                 },
             }
         })

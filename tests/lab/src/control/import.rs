@@ -12,7 +12,7 @@ use crate::node::Node;
 use crate::node::config;
 use crate::node::guests::{Guest, Kind};
 use crate::node::network::random_mac;
-use crate::node::storage::{self, NewVolume};
+use crate::node::storage::{self, NewVolume, Role};
 use crate::runtime::{Runtime, Vmid};
 use crate::schema::formats;
 
@@ -116,7 +116,11 @@ fn record(node: &Node, request: &Import, mut guest: Guest, size: u64) -> Result<
         vmid,
         size,
         base: None,
-        is_base: request.template,
+        role: if request.template {
+            Role::Base
+        } else {
+            Role::Disk
+        },
     };
     let volid = storage::allocate(&mut state, &new)?;
     let disk = if kind == Kind::Lxc { "rootfs" } else { "scsi0" };

@@ -165,7 +165,7 @@ fn transport_error(head: &Head, body_limit: usize) -> Option<Response> {
         return Some(Response::plain(506, "http protocol version not supported"));
     }
     if !matches!(head.method.as_str(), "GET" | "POST" | "PUT" | "DELETE") {
-        return Some(Response::plain(
+        return Some(Response::bare(
             501,
             &format!("method '{}' not available", head.method),
         ));

@@ -176,7 +176,8 @@ pub(crate) fn check_value(param: &Param, path: &str, value: &str, major: u8) -> 
         } else {
             format(value)
         };
-        checked.map_err(|text| format!("invalid format - {text}\n"))?;
+        checked
+            .map_err(|text| format!("invalid format - {}\n", formats::as_worded(text, major)))?;
     }
     if let Some(table) = param.properties {
         properties::parse_checked(table, path, value, major)

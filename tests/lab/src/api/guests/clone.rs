@@ -13,7 +13,7 @@ use crate::http::envelope::Refusal;
 use crate::node::config::{self, Config};
 use crate::node::guests::{Guest, Kind};
 use crate::node::network::random_mac;
-use crate::node::storage::{self, Ability, NewVolume};
+use crate::node::storage::{self, Ability, NewVolume, Role};
 use crate::node::tasks::Handle;
 use crate::node::{Node, Release, Work};
 use crate::runtime::Vmid;
@@ -134,14 +134,19 @@ fn copy_volumes(node: &Node, task: &Handle, plan: &Plan) -> Result<(), String> {
                     .map(|volume| volume.size)
             })
             .unwrap_or(4 << 30);
-        let base = (!plan.full).then_some(volid.as_str());
+        // A cloud-init drive is made anew, never linked.
+        let based = !plan.full && !volid.contains("-cloudinit");
         let new = NewVolume {
             storage,
             kind: plan.kind,
             vmid: plan.target,
             size,
-            base,
-            is_base: false,
+            base: based.then_some(volid.as_str()),
+            role: if volid.contains("-cloudinit") {
+                Role::CloudInit
+            } else {
+                Role::Disk
+            },
         };
         let copy = storage::allocate(&mut state, &new)?;
         let value = config::with_volume(plan.kind, key, value, &copy, Some(size));

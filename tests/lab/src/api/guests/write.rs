@@ -12,7 +12,7 @@ use crate::http::envelope::Refusal;
 use crate::node::config;
 use crate::node::guests::{Guest, Kind};
 use crate::node::network::random_mac;
-use crate::node::storage::{self, NewVolume};
+use crate::node::storage::{self, NewVolume, Role};
 use crate::schema::{self, properties};
 use crate::state::State;
 
@@ -399,7 +399,7 @@ fn stored(
             vmid: guest.vmid,
             size: bytes,
             base: None,
-            is_base: false,
+            role: Role::Disk,
         };
         let volid = storage::allocate(state, &new)?;
         return Ok(config::with_volume(kind, key, value, &volid, Some(bytes)));
