@@ -181,6 +181,29 @@ fn an_interrupted_clone_cleans_up_after_itself() {
 }
 
 #[test]
+fn a_polite_end_interrupts_clones_cleanly() {
+    let dir = tempfile::tempdir().unwrap();
+    let lab = Lab::start(dir.path(), &[]);
+    lab.template(100);
+    slow_clone(&lab, 60_000);
+    let task = clone(&lab, 200);
+    let lab = lab.end_and_restart();
+    assert_eq!(lab.wait(&task), "clone failed: interrupted by signal");
+    assert_eq!(lab.wait(&clone(&lab, 200)), "OK");
+}
+
+#[test]
+fn recorded_timings_take_their_time_and_the_task_shows_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let lab = Lab::start(dir.path(), &["--timings", "recorded"]);
+    lab.template(100);
+    let task = clone(&lab, 200);
+    let path = format!("/nodes/pve1/tasks/{}/status", task.as_str().unwrap());
+    assert_eq!(lab.api("GET", &path, "").data()["status"], "running");
+    assert_eq!(lab.wait(&task), "OK");
+}
+
+#[test]
 fn faults_strike_as_told() {
     let dir = tempfile::tempdir().unwrap();
     let lab = Lab::start(dir.path(), &[]);

@@ -21,9 +21,9 @@ pub(super) const ENDPOINTS: &[Endpoint] =
 
 async fn vzdump(call: Call) -> Answer {
     let params = &call.params;
-    for name in ["tmpdir", "dumpdir", "script", "job-id"]
+    if let Some(name) = ["tmpdir", "dumpdir", "script", "job-id"]
         .into_iter()
-        .filter(|name| params.has(name))
+        .find(|name| params.has(name))
     {
         return Err(Refusal::parameter(name, "Only root may set this option."));
     }

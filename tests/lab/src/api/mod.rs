@@ -328,10 +328,10 @@ fn prepare(
     }
     let mut errors = check::Errors::new();
     for (name, value) in &placeholders {
-        if let Some(param) = schema::find(&[schema::tables::PATH], name, node.major()) {
-            if let Err(text) = check::check_value(param, name, value, node.major()) {
-                errors.insert(name.clone(), text);
-            }
+        if let Some(param) = schema::find(&[schema::tables::PATH], name, node.major())
+            && let Err(text) = check::check_value(param, name, value, node.major())
+        {
+            errors.insert(name.clone(), text);
         }
     }
     let placed = check::Params::of(placeholders);
@@ -372,12 +372,11 @@ fn permitted(permission: Permission, access: Access<'_>, sent: &RawParams) -> Re
             let by_pool = sent.contains_key("pool")
                 && filled("/pool/{pool}", sent).is_ok_and(|path| access.has(&path, "VM.Allocate"));
             let newid_ok = !matches!(sent.get("newid"), Some(Raw::Many(_)));
-            if let (true, Some(Raw::One(pool))) = (by_number, sent.get("pool")) {
-                if !access.cluster.pools.contains_key(pool)
-                    && schema::formats::pool_id(pool).is_ok()
-                {
-                    return Err(Refusal::forbidden(&format!("pool '{pool}' does not exist")));
-                }
+            if let (true, Some(Raw::One(pool))) = (by_number, sent.get("pool"))
+                && !access.cluster.pools.contains_key(pool)
+                && schema::formats::pool_id(pool).is_ok()
+            {
+                return Err(Refusal::forbidden(&format!("pool '{pool}' does not exist")));
             }
             let pool_ok = !sent.contains_key("pool") || by_pool || by_number;
             if newid_ok && (by_number || by_pool) && pool_ok {

@@ -101,6 +101,15 @@ impl Lab {
         Self::start(&self.dir.clone(), &options)
     }
 
+    /// Asks it to end, waits for that, and starts it again.
+    pub fn end_and_restart(mut self) -> Self {
+        let pid = rustix::process::Pid::from_child(&self.child);
+        rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+        assert!(self.child.wait().unwrap().success());
+        let options: Vec<&str> = self.options.iter().map(String::as_str).collect();
+        Self::start(&self.dir.clone(), &options)
+    }
+
     /// Sends bytes and reads to the end of the connection.
     pub fn raw(&self, request: &[u8]) -> Option<Answer> {
         let name = ServerName::try_from("localhost").unwrap();

@@ -304,15 +304,12 @@ fn plan(call: &Call, guest: &Guest, target: Vmid, running: bool) -> Result<Plan,
     let (node, params, kind) = (&call.node, &call.params, guest.kind);
     let full = params.flag("full").unwrap_or(!guest.is_template());
     let storage = params.text("storage").map(str::to_owned);
-    if !full {
-        for name in ["storage", "format"]
-            .into_iter()
-            .filter(|name| params.has(name))
-        {
-            return Err(Refusal::die(format!(
-                "parameter '{name}' not allowed for linked clones"
-            )));
-        }
+    let only_full = ["storage", "format"]
+        .into_iter()
+        .find(|name| params.has(name));
+    if let Some(name) = only_full.filter(|_| !full) {
+        let text = format!("parameter '{name}' not allowed for linked clones");
+        return Err(Refusal::die(text));
     }
     let snapshot = match params.text("snapname") {
         None => None,
@@ -383,10 +380,8 @@ fn plan(call: &Call, guest: &Guest, target: Vmid, running: bool) -> Result<Plan,
             access.require(&format!("/storage/{target}"), "Datastore.AllocateSpace")?;
             let found = storage::find(state.cluster(), target, content).map_err(Refusal::die)?;
             let based = guest.is_template() || snapshot.is_some();
-            if !full
-                && !(based && found.can(kind, Ability::LinkedClone))
-                && !value.contains("cloudinit")
-            {
+            let linkable = based && found.can(kind, Ability::LinkedClone);
+            if !(full || linkable || value.contains("cloudinit")) {
                 return Err(Refusal::die(match kind {
                     Kind::Lxc => format!("Linked clone feature for '{volid}' is not available"),
                     Kind::Qemu => {
