@@ -31,12 +31,19 @@ mod shell;
 /// What is known, and its home on disk.
 mod state;
 
+use std::io::IsTerminal as _;
+
 use clap::Parser as _;
 use tracing_subscriber::EnvFilter;
 
-fn main() -> anyhow::Result<std::process::ExitCode> {
-    let filter = EnvFilter::try_from_env("LAB_LOG").unwrap_or_else(|_| EnvFilter::new("warn,ctrlable_lab=info"));
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+fn main() -> anyhow::Result<()> {
+    let filter = EnvFilter::try_from_env("LAB_LOG")
+        .unwrap_or_else(|_| EnvFilter::new("warn,ctrlable_lab=info"));
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_ansi(std::io::stderr().is_terminal())
+        .with_writer(std::io::stderr)
+        .init();
     // Fails only when a provider is already there, and then there is one.
     let _ = rustls::crypto::ring::default_provider().install_default();
     cli::Cli::parse().run()

@@ -203,10 +203,10 @@ async fn create_token(call: Call) -> Answer {
         };
         // The answer repeats what was asked, so `expire` shows only when it was given.
         let mut shown = info(&token);
-        if !call.params.has("expire") {
-            if let Some(fields) = shown.as_object_mut() {
-                fields.remove("expire");
-            }
+        if !call.params.has("expire")
+            && let Some(fields) = shown.as_object_mut()
+        {
+            fields.remove("expire");
         }
         let answer = json!({"full-tokenid": format!("{name}!{id}"), "value": token.secret, "info": shown});
         user.tokens.insert(id, token);

@@ -20,7 +20,10 @@ pub(super) const ENDPOINTS: &[Endpoint] = &[endpoint!(POST "/nodes/{node}/vzdump
 
 async fn vzdump(call: Call) -> Answer {
     let params = &call.params;
-    for name in ["tmpdir", "dumpdir", "script", "job-id"].into_iter().filter(|name| params.has(name)) {
+    if let Some(name) = ["tmpdir", "dumpdir", "script", "job-id"]
+        .into_iter()
+        .find(|name| params.has(name))
+    {
         return Err(Refusal::parameter(name, "Only root may set this option."));
     }
     let target = params.text("storage").unwrap_or("local").to_owned();
@@ -130,7 +133,6 @@ async fn back_up(
         "vzdump-{}-{vmid}-{year}_{month:02}_{day:02}-{hour:02}_{minute:02}_{second:02}.{format}{suffix}",
         kind.name()
     );
-    task.log(format!("INFO: creating vzdump archive '/var/lib/vz/dump/{name}'"));
     let volume = Volume {
         vmid: Some(vmid),
         content: "backup".to_owned(),
@@ -143,6 +145,9 @@ async fn back_up(
     };
     state.cluster_mut().volumes.insert(format!("{target}:backup/{name}"), volume);
     drop(state);
+    task.log(format!(
+        "INFO: creating vzdump archive '/var/lib/vz/dump/{name}'"
+    ));
     task.log(format!("INFO: Finished Backup of VM {vmid} (00:00:00)"));
     Ok(())
 }

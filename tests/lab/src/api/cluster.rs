@@ -105,7 +105,7 @@ async fn all_resources(call: Call) -> Answer {
         let id = format!("{}/localnetwork", node.name);
         rows.push(if node.major() >= 9 {
             json!({"id": format!("network/{}/zone/localnetwork", node.name), "type": "network", "network": "localnetwork",
-                   "network-type": "zone", "node": node.name, "status": "ok", "zone-type": "localnetwork"})
+                   "network-type": "zone", "node": node.name, "status": "ok"})
         } else {
             json!({"id": format!("sdn/{id}"), "type": "sdn", "sdn": "localnetwork", "node": node.name, "status": "ok"})
         });

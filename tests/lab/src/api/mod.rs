@@ -154,7 +154,7 @@ async fn answer(node: &Arc<Node>, head: &Head, path: &str, body: &[u8]) -> (Outc
             return (Outcome::Answer(Response::bare(401, &reason)), Vec::new());
         }
     };
-    let sent = match parameters(head, body) {
+    let sent = match parameters(head, body, node.major()) {
         Ok(sent) => sent,
         Err(response) => return (Outcome::Answer(response), Vec::new()),
     };
@@ -225,14 +225,14 @@ async fn run(endpoint: &'static Endpoint, call: Call, node: &Arc<Node>) -> Respo
     }
 }
 
-fn parameters(head: &Head, body: &[u8]) -> Result<RawParams, Response> {
+fn parameters(head: &Head, body: &[u8], major: u8) -> Result<RawParams, Response> {
     let mut params = if body.is_empty() {
         RawParams::new()
     } else {
         let content_type = head.header("content-type").unwrap_or("application/x-www-form-urlencoded");
         match content_type.split(';').next().unwrap_or_default().trim() {
             "application/x-www-form-urlencoded" => decode::form(&String::from_utf8_lossy(body)),
-            "application/json" => decode::json(body).map_err(|text| {
+            "application/json" => decode::json(body, major).map_err(|text| {
                 let mut response = Response::plain(500, &text);
                 response.reason = text.trim_end().to_owned();
                 response
@@ -281,10 +281,10 @@ fn prepare(
     }
     let mut errors = check::Errors::new();
     for (name, value) in &placeholders {
-        if let Some(param) = schema::find(&[schema::tables::PATH], name, node.major()) {
-            if let Err(text) = check::check_value(param, name, value, node.major()) {
-                errors.insert(name.clone(), text);
-            }
+        if let Some(param) = schema::find(&[schema::tables::PATH], name, node.major())
+            && let Err(text) = check::check_value(param, name, value, node.major())
+        {
+            errors.insert(name.clone(), text);
         }
     }
     let placed = check::Params::of(placeholders);
@@ -318,10 +318,11 @@ fn permitted(permission: Permission, access: Access<'_>, sent: &RawParams) -> Re
             let by_pool = sent.contains_key("pool")
                 && filled("/pool/{pool}", sent).is_ok_and(|path| access.has(&path, "VM.Allocate"));
             let newid_ok = !matches!(sent.get("newid"), Some(Raw::Many(_)));
-            if let (true, Some(Raw::One(pool))) = (by_number, sent.get("pool")) {
-                if !access.cluster.pools.contains_key(pool) && schema::formats::pool_id(pool).is_ok() {
-                    return Err(Refusal::forbidden(&format!("pool '{pool}' does not exist")));
-                }
+            if let (true, Some(Raw::One(pool))) = (by_number, sent.get("pool"))
+                && !access.cluster.pools.contains_key(pool)
+                && schema::formats::pool_id(pool).is_ok()
+            {
+                return Err(Refusal::forbidden(&format!("pool '{pool}' does not exist")));
             }
             let pool_ok = !sent.contains_key("pool") || by_pool || by_number;
             if newid_ok && (by_number || by_pool) && pool_ok { Ok(()) } else { Err(Refusal::forbidden_bare()) }
@@ -333,16 +334,22 @@ fn permitted(permission: Permission, access: Access<'_>, sent: &RawParams) -> Re
     }
 }
 
-/// Puts parameters into a path; a missing or repeated one fails the check.
+/// Puts parameters into a path; a missing one is empty, a repeated one fails the check.
 fn filled(path: &str, sent: &RawParams) -> Result<String, Refusal> {
     let parts: Result<Vec<&str>, Refusal> = path
         .split('/')
-        .map(|part| match part.strip_prefix('{').and_then(|part| part.strip_suffix('}')) {
-            None => Ok(part),
-            Some(name) => match sent.get(name) {
-                Some(Raw::One(value)) => Ok(value.as_str()),
-                _ => Err(Refusal::forbidden_bare()),
-            },
+        .map(|part| {
+            match part
+                .strip_prefix('{')
+                .and_then(|part| part.strip_suffix('}'))
+            {
+                None => Ok(part),
+                Some(name) => match sent.get(name) {
+                    Some(Raw::One(value)) => Ok(value.as_str()),
+                    None => Ok(""),
+                    Some(Raw::Many(_)) => Err(Refusal::forbidden_bare()),
+                },
+            }
         })
         .collect();
     Ok(parts?.join("/"))

@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 use super::Permission::Authenticated;
 use super::{Answer, Call, Endpoint, endpoint};
 use crate::http::envelope::{Refusal, Reply};
+use crate::node::Work;
 use crate::node::tasks::{Task, Upid};
 use crate::schema::tables::{NOTHING, TASK_LIST, TASK_LOG};
 
@@ -94,7 +95,10 @@ async fn stop(call: Call) -> Answer {
     if let Some(running) = call.node.live_task(&task.upid) {
         let ended = running.ended.notified();
         running.interrupt();
-        let _ = tokio::time::timeout(KILL_AFTER, ended).await;
+        call.node.pace(Work::Interrupt).await;
+        if call.node.live_task(&task.upid).is_some() {
+            let _ = tokio::time::timeout(KILL_AFTER, ended).await;
+        }
     }
     Ok(Value::Null.into())
 }

@@ -12,7 +12,7 @@ use crate::node::Node;
 use crate::node::config;
 use crate::node::guests::{Guest, Kind};
 use crate::node::network::random_mac;
-use crate::node::storage::{self, NewVolume};
+use crate::node::storage::{self, NewVolume, Role};
 use crate::runtime::{Runtime, Vmid};
 use crate::schema::formats;
 
@@ -97,7 +97,18 @@ fn record(node: &Node, request: &Import, mut guest: Guest, size: u64) -> Result<
     if let Some(pool) = request.pool.as_ref().filter(|pool| !state.cluster().pools.contains_key(*pool)) {
         return Err(format!("there is no pool '{pool}'"));
     }
-    let new = NewVolume { storage, kind, vmid, size, base: None, is_base: request.template };
+    let new = NewVolume {
+        storage,
+        kind,
+        vmid,
+        size,
+        base: None,
+        role: if request.template {
+            Role::Base
+        } else {
+            Role::Disk
+        },
+    };
     let volid = storage::allocate(&mut state, &new)?;
     let disk = if kind == Kind::Lxc { "rootfs" } else { "scsi0" };
     guest.config.insert(disk.to_owned(), config::with_volume(kind, disk, &volid, &volid, Some(size)));

@@ -1,5 +1,18 @@
 //! The lab's own endpoint, `/lab/...`, for what an administrator does at the host's shell and a test at its leisure.
 //! Only the administrator's token may use it. Bodies and answers are JSON.
+//!
+//! | Call | Body | What it does |
+//! |---|---|---|
+//! | `POST /lab/import` | [`import::Import`] | makes a guest |
+//! | `GET`, `POST`, `DELETE /lab/faults` | a [`Rule`] or a list | shows, adds, forgets faults |
+//! | `GET`, `DELETE /lab/log` | | every request and task with the order of starts and ends |
+//! | `POST /lab/lock`, `/lab/unlock` | `{vmid, lock}`, `{vmid}` | sets and clears a lock, as `pct unlock` does |
+//! | `POST /lab/hold` | `{vmid, ms}` | holds the guest's configuration file |
+//! | `POST /lab/agent` | `{vmid, agent: absent or responding}` | the agent of a virtual machine |
+//! | `POST /lab/storage` | `{storage, type, content, capacity, disabled}` | adds or changes a storage |
+//! | `POST /lab/bridge` | `{bridge, cidr, mtu}` | adds or changes a bridge |
+//! | `POST /lab/revoke`, `/lab/restore` | `{privilege}` | takes a privilege from all but root, and gives it back |
+//! | `GET`, `POST /lab/settings` | [`Settings`] | lag, lock wait, first id |
 
 pub(crate) mod client;
 pub(crate) mod import;

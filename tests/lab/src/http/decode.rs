@@ -52,12 +52,13 @@ fn add(params: &mut RawParams, key: String, value: String) {
 }
 
 /// A JSON body; the error is pveproxy's text.
-pub(crate) fn json(body: &[u8]) -> Result<RawParams, String> {
+pub(crate) fn json(body: &[u8], major: u8) -> Result<RawParams, String> {
     let value: Value = serde_json::from_slice(body).map_err(|_| {
         format!(
             "malformed JSON string, neither tag, array, object, number, string or atom, at character offset {} \
-             (before \"(end of string)\") at /usr/share/perl5/PVE/APIServer/AnyEvent.pm line 934.\n",
-            body.len()
+             (before \"(end of string)\") at /usr/share/perl5/PVE/APIServer/AnyEvent.pm line {}.\n",
+            body.len(),
+            if major >= 9 { 934 } else { 917 }
         )
     })?;
     let Value::Object(fields) = value else {
@@ -116,11 +117,14 @@ mod tests {
 
     #[test]
     fn json_booleans_are_digits_and_null_is_absent() {
-        let params = json(br#"{"a":true,"b":null,"c":5,"d":["x","y"]}"#).unwrap_or_default();
+        let params = json(br#"{"a":true,"b":null,"c":5,"d":["x","y"]}"#, 9).unwrap_or_default();
         assert_eq!(params.get("a").cloned(), one("1"));
         assert!(!params.contains_key("b"));
         assert_eq!(params.get("c").cloned(), one("5"));
-        assert_eq!(params.get("d").cloned(), Some(Raw::Many(vec!["x".to_owned(), "y".to_owned()])));
-        assert!(json(b"{\"poolid\":").is_err_and(|text| text.contains("character offset 10")));
+        assert_eq!(
+            params.get("d").cloned(),
+            Some(Raw::Many(vec!["x".to_owned(), "y".to_owned()]))
+        );
+        assert!(json(b"{\"poolid\":", 9).is_err_and(|text| text.contains("character offset 10")));
     }
 }

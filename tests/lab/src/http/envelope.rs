@@ -31,12 +31,11 @@ impl Refusal {
     pub(crate) fn forbidden_bare() -> Self {
         Self::new(403, "Permission check failed")
     }
-    /// The ticket call, which tokens may not make. Proxmox's text has no closing parenthesis either.
+    /// The ticket call, which tokens may not make. The line feed before the parenthesis is Proxmox's.
     pub(crate) fn needs_ticket(path: &str) -> Self {
-        Self::new(
-            403,
-            format!("Permission check failed (URI '{path}' not available with API token, need proper ticket."),
-        )
+        Self::forbidden(&format!(
+            "URI '{path}' not available with API token, need proper ticket.\n"
+        ))
     }
     /// One bad parameter.
     pub(crate) fn parameter(name: &str, text: impl Into<String>) -> Self {

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::{Value, json};
+use sha2::{Digest as _, Sha256};
 
 use super::guests::Kind;
 use crate::schema::properties::{self, Properties};
@@ -85,7 +86,7 @@ pub(crate) fn normalise(kind: Kind, key: &str, value: &str, random_mac: impl FnO
             keys
         }
         (Kind::Qemu, "cipassword") => {
-            format!("$5${}", hex::encode(value.as_bytes().len().to_be_bytes()))
+            format!("$5${}", hex::encode(Sha256::digest(value.as_bytes())))
         }
         (Kind::Lxc, "nameserver" | "searchdomain") => formats::split_list(value).collect::<Vec<_>>().join(" "),
         _ => value.to_owned(),

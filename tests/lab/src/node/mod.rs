@@ -85,6 +85,8 @@ pub(crate) enum Work {
     Template,
     Snapshot,
     Backup,
+    /// What a call takes that ends a task.
+    Interrupt,
     /// From the end of the start task to an address on the interface.
     Address,
 }
@@ -105,6 +107,7 @@ impl Timings {
             (Self::Recorded, Work::Template) => 300,
             (Self::Recorded, Work::Snapshot) => 200,
             (Self::Recorded, Work::Backup) => 3000,
+            (Self::Recorded, Work::Interrupt) => 2000,
             (Self::Recorded, Work::Address) => 410,
         };
         Duration::from_millis(millis)

@@ -70,8 +70,17 @@ pub(crate) struct NewVolume<'a> {
     pub(crate) size: u64,
     /// Volume it is a linked clone of.
     pub(crate) base: Option<&'a str>,
+    pub(crate) role: Role,
+}
+
+/// What a volume is for, which its name tells.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Role {
+    Disk,
     /// A template's disk.
-    pub(crate) is_base: bool,
+    Base,
+    /// The drive that hands a machine its first configuration.
+    CloudInit,
 }
 
 /// Makes a volume and returns its id.
@@ -112,11 +121,14 @@ pub(crate) fn full(kind: &str, name: &str) -> String {
 }
 
 fn free_name(cluster: &Cluster, new: &NewVolume<'_>, storage: &Storage) -> String {
-    let stem = if new.is_base { "base" } else { "vm" };
     let vmid = new.vmid;
     (0_u32..)
         .map(|index| {
-            let disk = format!("{stem}-{vmid}-disk-{index}");
+            let disk = match new.role {
+                Role::Disk => format!("vm-{vmid}-disk-{index}"),
+                Role::Base => format!("base-{vmid}-disk-{index}"),
+                Role::CloudInit => format!("vm-{vmid}-cloudinit"),
+            };
             if !storage.is_files() {
                 return disk;
             }
@@ -126,7 +138,13 @@ fn free_name(cluster: &Cluster, new: &NewVolume<'_>, storage: &Storage) -> Strin
                 _ => file,
             }
         })
-        .find(|name| !cluster.volumes.keys().any(|volid| same_disk(volid, new.storage, name)))
+        .find(|name| {
+            new.role == Role::CloudInit
+                || !cluster
+                    .volumes
+                    .keys()
+                    .any(|volid| same_disk(volid, new.storage, name))
+        })
         .unwrap_or_default()
 }
 

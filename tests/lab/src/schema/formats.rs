@@ -43,6 +43,14 @@ pub(crate) fn storage_id(value: &str) -> Result<(), String> {
     refuse(fits, format!("storage ID '{value}' contains illegal characters"))
 }
 
+/// The wording of a release: before 9, a storage id that is too short was one with illegal characters.
+pub(crate) fn as_worded(text: String, major: u8) -> String {
+    match text.strip_suffix(" cannot be shorter than 2 characters") {
+        Some(head) if major < 9 => format!("{head} contains illegal characters"),
+        _ => text,
+    }
+}
+
 pub(crate) fn config_id(value: &str) -> Result<(), String> {
     let bytes = value.as_bytes();
     let fits = bytes.len() >= 2

@@ -13,7 +13,7 @@ use crate::http::envelope::Refusal;
 use crate::node::config::{self, Config};
 use crate::node::guests::{Guest, Kind};
 use crate::node::network::random_mac;
-use crate::node::storage::{self, Ability, NewVolume};
+use crate::node::storage::{self, Ability, NewVolume, Role};
 use crate::node::tasks::Handle;
 use crate::node::{Node, Release, Work};
 use crate::runtime::Vmid;
@@ -109,9 +109,29 @@ fn copy_volumes(node: &Node, task: &Handle, plan: &Plan) -> Result<(), String> {
         if task.effects.storage_full {
             return Err(storage::full(&kind, &format!("vm-{}-disk-0", plan.target)));
         }
-        let size = size.or_else(|| state.cluster().volumes.get(&volid).map(|volume| volume.size)).unwrap_or(4 << 30);
-        let base = (!plan.full).then_some(volid.as_str());
-        let new = NewVolume { storage, kind: plan.kind, vmid: plan.target, size, base, is_base: false };
+        let size = size
+            .or_else(|| {
+                state
+                    .cluster()
+                    .volumes
+                    .get(&volid)
+                    .map(|volume| volume.size)
+            })
+            .unwrap_or(4 << 30);
+        // A cloud-init drive is made anew, never linked.
+        let based = !plan.full && !volid.contains("-cloudinit");
+        let new = NewVolume {
+            storage,
+            kind: plan.kind,
+            vmid: plan.target,
+            size,
+            base: based.then_some(volid.as_str()),
+            role: if volid.contains("-cloudinit") {
+                Role::CloudInit
+            } else {
+                Role::Disk
+            },
+        };
         let copy = storage::allocate(&mut state, &new)?;
         let value = config::with_volume(plan.kind, key, value, &copy, Some(size));
         if let Some(guest) = state.guest_mut(plan.target) {
@@ -230,10 +250,12 @@ fn plan(call: &Call, guest: &Guest, target: Vmid, running: bool) -> Result<Plan,
     let (node, params, kind) = (&call.node, &call.params, guest.kind);
     let full = params.flag("full").unwrap_or(!guest.is_template());
     let storage = params.text("storage").map(str::to_owned);
-    if !full {
-        for name in ["storage", "format"].into_iter().filter(|name| params.has(name)) {
-            return Err(Refusal::die(format!("parameter '{name}' not allowed for linked clones")));
-        }
+    let only_full = ["storage", "format"]
+        .into_iter()
+        .find(|name| params.has(name));
+    if let Some(name) = only_full.filter(|_| !full) {
+        let text = format!("parameter '{name}' not allowed for linked clones");
+        return Err(Refusal::die(text));
     }
     let snapshot = match params.text("snapname") {
         None => None,
@@ -285,7 +307,8 @@ fn plan(call: &Call, guest: &Guest, target: Vmid, running: bool) -> Result<Plan,
             access.require(&format!("/storage/{target}"), "Datastore.AllocateSpace")?;
             let found = storage::find(state.cluster(), target, content).map_err(Refusal::die)?;
             let based = guest.is_template() || snapshot.is_some();
-            if !full && !(based && found.can(kind, Ability::LinkedClone)) && !value.contains("cloudinit") {
+            let linkable = based && found.can(kind, Ability::LinkedClone);
+            if !(full || linkable || value.contains("cloudinit")) {
                 return Err(Refusal::die(match kind {
                     Kind::Lxc => format!("Linked clone feature for '{volid}' is not available"),
                     Kind::Qemu => {

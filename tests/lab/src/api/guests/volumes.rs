@@ -7,7 +7,7 @@ use serde_json::json;
 use super::super::{Answer, Call};
 use crate::http::envelope::Refusal;
 use crate::node::guests::Kind;
-use crate::node::storage::{self, NewVolume};
+use crate::node::storage::{self, NewVolume, Role};
 use crate::node::{Work, config};
 use crate::runtime::Vmid;
 use crate::schema::formats;
@@ -111,7 +111,7 @@ async fn to_storage(call: Call, key: String, target: String) -> Answer {
                 vmid,
                 size: size.unwrap_or(4 << 30),
                 base: None,
-                is_base: false,
+                role: Role::Disk,
             };
             let volid = storage::allocate(&mut state, &new)?;
             if !keeps {

@@ -12,7 +12,7 @@ use crate::http::envelope::Refusal;
 use crate::node::config;
 use crate::node::guests::{Guest, Kind};
 use crate::node::network::random_mac;
-use crate::node::storage::{self, NewVolume};
+use crate::node::storage::{self, NewVolume, Role};
 use crate::schema::{self, properties};
 use crate::state::State;
 
@@ -300,7 +300,14 @@ fn stored(state: &mut State, guest: &Guest, key: &str, value: &str, full: bool) 
             ));
         }
         let bytes = (gib * (1_u64 << 30) as f64) as u64;
-        let new = NewVolume { storage, kind, vmid: guest.vmid, size: bytes, base: None, is_base: false };
+        let new = NewVolume {
+            storage,
+            kind,
+            vmid: guest.vmid,
+            size: bytes,
+            base: None,
+            role: Role::Disk,
+        };
         let volid = storage::allocate(state, &new)?;
         return Ok(config::with_volume(kind, key, value, &volid, Some(bytes)));
     }
