@@ -2,7 +2,7 @@
 
 /// Runs programs and says what they said when they fail.
 pub mod run;
-/// A whole installation in one directory: HQ, dealer, node, orchestrator.
-pub mod world;
 /// The story that `ci/demo` tells and a test repeats.
 pub mod story;
+/// A whole installation in one directory: HQ, dealer, node, orchestrator.
+pub mod world;

@@ -60,8 +60,11 @@ pub fn tell(world: &mut World, narrator: &mut dyn Narrator) -> Result<()> {
     world.make_fleet()?;
     fs::copy(demo_files().join("releases/2026.06.yaml"), world.manifest())?;
     world.sign()?;
-    let verified =
-        run(world.ctrlable(["release", "verify"]).arg(world.manifest()).arg("--pubkey").arg(world.dir.join("hq/hq.pub")))?;
+    let verified = run(world
+        .ctrlable(["release", "verify"])
+        .arg(world.manifest())
+        .arg("--pubkey")
+        .arg(world.dir.join("hq/hq.pub")))?;
     narrator.proof(verified.trim());
 
     narrator.chapter("A Proxmox node comes up, with three sealed templates");
@@ -139,7 +142,10 @@ pub fn tell(world: &mut World, narrator: &mut dyn Narrator) -> Result<()> {
         .collect();
     ensure!(touched.is_empty(), "other guests were touched on the node: {touched:?}");
     cross(world, gateway, broker, SECRETS[1].1, "rewired")?;
-    ensure!(subscribe(world, broker, SECRETS[0].1, "demo/never").output()?.status.code() != Some(0), "the old password still works");
+    ensure!(
+        subscribe(world, broker, SECRETS[0].1, "demo/never").output()?.status.code() != Some(0),
+        "the old password still works"
+    );
     narrator.proof("running guests were rewired without a restart, the old password is refused, one guest was added");
 
     narrator.chapter("A service is broken by hand: seen, and seen to be mended");
@@ -208,7 +214,10 @@ fn make_templates(world: &World, narrator: &mut dyn Narrator) -> Result<Sealed> 
         sealed.host_keys.insert(fs::read_to_string(root.join("etc/ssh/ssh_host_ed25519_key.pub"))?.trim().to_owned());
         run(command(root.join("usr/local/bin/ctrlable-agent"), ["seal", "--root"]).arg(&root))?;
         let mut import = command(program("ctrlable-lab")?, ["template", "--template", "--state"]);
-        import.arg(world.dir.join("lab")).args(["--vmid", &vmid.to_string(), "--hostname", name, "--rootfs"]).arg(&root);
+        import
+            .arg(world.dir.join("lab"))
+            .args(["--vmid", &vmid.to_string(), "--hostname", name, "--rootfs"])
+            .arg(&root);
         import.args(["--storage", "local-lvm", "--size", "2G", "--pool", "ctrlable", "--memory", "256"]);
         import.args(["--set", "unprivileged=1", "--set", "features=nesting=1", "--set", "ostype=debian"]);
         import.args(["--set", "net0=name=eth0,bridge=vmbr0,ip=dhcp,type=veth"]);
@@ -336,9 +345,8 @@ fn cross(world: &World, from: u64, to: u64, password: &str, text: &str) -> Resul
     await_for("an MQTT message crosses the bridge", SOON, || {
         let mut subscriber = subscribe(world, to, password, "demo/hello");
         let child = subscriber.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
-        let mut publish = || {
-            world.exec(from, &["mosquitto_pub", "-h", "127.0.0.1", "-r", "-t", "demo/hello", "-m", text])
-        };
+        let mut publish =
+            || world.exec(from, &["mosquitto_pub", "-h", "127.0.0.1", "-r", "-t", "demo/hello", "-m", text]);
         publish()?;
         let output = child.wait_with_output()?;
         let heard = String::from_utf8_lossy(&output.stdout).trim().to_owned();

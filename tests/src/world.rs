@@ -158,7 +158,8 @@ impl World {
     /// A call of the lab's control endpoint, or of the Proxmox API as the administrator.
     pub fn node(&self, method: &str, path: &str, body: Option<&Value>) -> Result<Value> {
         let facts = self.lab_facts()?;
-        let field = |name: &str| facts[name].as_str().map(str::to_owned).with_context(|| format!("lab.json lacks {name}"));
+        let field =
+            |name: &str| facts[name].as_str().map(str::to_owned).with_context(|| format!("lab.json lacks {name}"));
         let token = fs::read_to_string(field("root_token")?)?;
         let ca = fs::read(field("ca")?)?;
         let url = format!("{}{path}", field("url")?);
@@ -166,9 +167,8 @@ impl World {
         runtime.block_on(async {
             let _ = rustls::crypto::ring::default_provider().install_default();
             let client = reqwest::Client::builder().tls_certs_only([reqwest::Certificate::from_pem(&ca)?]).build()?;
-            let mut request = client
-                .request(method.parse()?, &url)
-                .header("Authorization", format!("PVEAPIToken={}", token.trim()));
+            let mut request =
+                client.request(method.parse()?, &url).header("Authorization", format!("PVEAPIToken={}", token.trim()));
             if let Some(body) = body {
                 request = request.json(body);
             }
@@ -230,7 +230,8 @@ impl World {
             Runtime::Nspawn => (format!("https://{NODE}:8006"), format!("{NODE}:8443"), "127.0.0.1:8080".to_owned()),
         };
         // Records do not connect; their stand-ins are told the port.
-        let advertise = if self.runtime == Runtime::None { "https://127.0.0.1".to_owned() } else { format!("https://{agents}") };
+        let advertise =
+            if self.runtime == Runtime::None { "https://127.0.0.1".to_owned() } else { format!("https://{agents}") };
         let text = format!(
             r#"site = "{SITE}"
 state = "state"

@@ -36,9 +36,8 @@ use std::io::IsTerminal as _;
 use clap::Parser as _;
 use tracing_subscriber::EnvFilter;
 
-fn main() -> anyhow::Result<()> {
-    let filter = EnvFilter::try_from_env("LAB_LOG")
-        .unwrap_or_else(|_| EnvFilter::new("warn,ctrlable_lab=info"));
+fn main() -> anyhow::Result<std::process::ExitCode> {
+    let filter = EnvFilter::try_from_env("LAB_LOG").unwrap_or_else(|_| EnvFilter::new("warn,ctrlable_lab=info"));
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_ansi(std::io::stderr().is_terminal())

@@ -20,10 +20,7 @@ pub(super) const ENDPOINTS: &[Endpoint] = &[endpoint!(POST "/nodes/{node}/vzdump
 
 async fn vzdump(call: Call) -> Answer {
     let params = &call.params;
-    if let Some(name) = ["tmpdir", "dumpdir", "script", "job-id"]
-        .into_iter()
-        .find(|name| params.has(name))
-    {
+    if let Some(name) = ["tmpdir", "dumpdir", "script", "job-id"].into_iter().find(|name| params.has(name)) {
         return Err(Refusal::parameter(name, "Only root may set this option."));
     }
     let target = params.text("storage").unwrap_or("local").to_owned();
@@ -145,9 +142,7 @@ async fn back_up(
     };
     state.cluster_mut().volumes.insert(format!("{target}:backup/{name}"), volume);
     drop(state);
-    task.log(format!(
-        "INFO: creating vzdump archive '/var/lib/vz/dump/{name}'"
-    ));
+    task.log(format!("INFO: creating vzdump archive '/var/lib/vz/dump/{name}'"));
     task.log(format!("INFO: Finished Backup of VM {vmid} (00:00:00)"));
     Ok(())
 }

@@ -338,18 +338,13 @@ fn permitted(permission: Permission, access: Access<'_>, sent: &RawParams) -> Re
 fn filled(path: &str, sent: &RawParams) -> Result<String, Refusal> {
     let parts: Result<Vec<&str>, Refusal> = path
         .split('/')
-        .map(|part| {
-            match part
-                .strip_prefix('{')
-                .and_then(|part| part.strip_suffix('}'))
-            {
-                None => Ok(part),
-                Some(name) => match sent.get(name) {
-                    Some(Raw::One(value)) => Ok(value.as_str()),
-                    None => Ok(""),
-                    Some(Raw::Many(_)) => Err(Refusal::forbidden_bare()),
-                },
-            }
+        .map(|part| match part.strip_prefix('{').and_then(|part| part.strip_suffix('}')) {
+            None => Ok(part),
+            Some(name) => match sent.get(name) {
+                Some(Raw::One(value)) => Ok(value.as_str()),
+                None => Ok(""),
+                Some(Raw::Many(_)) => Err(Refusal::forbidden_bare()),
+            },
         })
         .collect();
     Ok(parts?.join("/"))

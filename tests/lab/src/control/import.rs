@@ -103,11 +103,7 @@ fn record(node: &Node, request: &Import, mut guest: Guest, size: u64) -> Result<
         vmid,
         size,
         base: None,
-        role: if request.template {
-            Role::Base
-        } else {
-            Role::Disk
-        },
+        role: if request.template { Role::Base } else { Role::Disk },
     };
     let volid = storage::allocate(&mut state, &new)?;
     let disk = if kind == Kind::Lxc { "rootfs" } else { "scsi0" };

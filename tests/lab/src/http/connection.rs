@@ -136,10 +136,7 @@ fn transport_error(head: &Head, body_limit: usize) -> Option<Response> {
         return Some(Response::plain(506, "http protocol version not supported"));
     }
     if !matches!(head.method.as_str(), "GET" | "POST" | "PUT" | "DELETE") {
-        return Some(Response::bare(
-            501,
-            &format!("method '{}' not available", head.method),
-        ));
+        return Some(Response::bare(501, &format!("method '{}' not available", head.method)));
     }
     if head.header("transfer-encoding").is_some_and(|value| value.eq_ignore_ascii_case("chunked")) {
         return Some(Response::plain(501, "chunked transfer encoding not supported"));

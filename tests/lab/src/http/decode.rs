@@ -121,10 +121,7 @@ mod tests {
         assert_eq!(params.get("a").cloned(), one("1"));
         assert!(!params.contains_key("b"));
         assert_eq!(params.get("c").cloned(), one("5"));
-        assert_eq!(
-            params.get("d").cloned(),
-            Some(Raw::Many(vec!["x".to_owned(), "y".to_owned()]))
-        );
+        assert_eq!(params.get("d").cloned(), Some(Raw::Many(vec!["x".to_owned(), "y".to_owned()])));
         assert!(json(b"{\"poolid\":", 9).is_err_and(|text| text.contains("character offset 10")));
     }
 }

@@ -33,9 +33,7 @@ impl Refusal {
     }
     /// The ticket call, which tokens may not make. The line feed before the parenthesis is Proxmox's.
     pub(crate) fn needs_ticket(path: &str) -> Self {
-        Self::forbidden(&format!(
-            "URI '{path}' not available with API token, need proper ticket.\n"
-        ))
+        Self::forbidden(&format!("URI '{path}' not available with API token, need proper ticket.\n"))
     }
     /// One bad parameter.
     pub(crate) fn parameter(name: &str, text: impl Into<String>) -> Self {

@@ -80,9 +80,7 @@ impl Workshop {
     /// Installs Debian packages, without starting what they bring.
     pub(super) fn install(&self, packages: &[String]) -> Result<(), Failure> {
         let list = packages.join(" ");
-        self.shell(&format!(
-            "apt-get --quiet update && apt-get --quiet --yes install {list}"
-        ))
+        self.shell(&format!("apt-get --quiet update && apt-get --quiet --yes install {list}"))
     }
 
     /// Copies a tree over the image. Directories that are there keep their mode, links to directories are followed;

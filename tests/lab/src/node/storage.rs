@@ -139,11 +139,7 @@ fn free_name(cluster: &Cluster, new: &NewVolume<'_>, storage: &Storage) -> Strin
             }
         })
         .find(|name| {
-            new.role == Role::CloudInit
-                || !cluster
-                    .volumes
-                    .keys()
-                    .any(|volid| same_disk(volid, new.storage, name))
+            new.role == Role::CloudInit || !cluster.volumes.keys().any(|volid| same_disk(volid, new.storage, name))
         })
         .unwrap_or_default()
 }

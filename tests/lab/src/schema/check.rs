@@ -149,13 +149,8 @@ pub(crate) fn check_value(param: &Param, path: &str, value: &str, major: u8) -> 
         return Err(format!("type check ('{}') failed - got '{value}'", type_name(param.kind)));
     }
     if let Some(format) = param.format {
-        let checked = if param.listed {
-            formats::split_list(value).try_for_each(format)
-        } else {
-            format(value)
-        };
-        checked
-            .map_err(|text| format!("invalid format - {}\n", formats::as_worded(text, major)))?;
+        let checked = if param.listed { formats::split_list(value).try_for_each(format) } else { format(value) };
+        checked.map_err(|text| format!("invalid format - {}\n", formats::as_worded(text, major)))?;
     }
     if let Some(table) = param.properties {
         properties::parse_checked(table, path, value, major).map_err(|text| format!("invalid format - {text}"))?;

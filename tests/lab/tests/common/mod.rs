@@ -1,11 +1,5 @@
 //! A lab of one's own, and a client that shows everything: reason phrases, headers, how a connection ended.
-#![allow(
-    clippy::unwrap_used,
-    clippy::panic,
-    dead_code,
-    missing_docs,
-    unreachable_pub
-)]
+#![allow(clippy::unwrap_used, clippy::panic, dead_code, missing_docs, unreachable_pub)]
 
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -61,32 +55,17 @@ impl Lab {
             .spawn()
             .unwrap();
         let mut line = String::new();
-        BufReader::new(child.stdout.take().unwrap())
-            .read_line(&mut line)
-            .unwrap();
+        BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
         let lab: Value = serde_json::from_str(&line).expect("the lab announces itself in JSON");
         let mut roots = rustls::RootCertStore::empty();
-        roots
-            .add(CertificateDer::from_pem_file(lab["ca"].as_str().unwrap()).unwrap())
-            .unwrap();
-        let tls = rustls::ClientConfig::builder()
-            .with_root_certificates(roots)
-            .with_no_client_auth();
-        let secret = |name: &str| {
-            std::fs::read_to_string(dir.join(name))
-                .unwrap()
-                .trim()
-                .to_owned()
-        };
+        roots.add(CertificateDer::from_pem_file(lab["ca"].as_str().unwrap()).unwrap()).unwrap();
+        let tls = rustls::ClientConfig::builder().with_root_certificates(roots).with_no_client_auth();
+        let secret = |name: &str| std::fs::read_to_string(dir.join(name)).unwrap().trim().to_owned();
         Self {
             dir: dir.to_owned(),
             options: options.iter().map(|option| (*option).to_owned()).collect(),
             child,
-            address: lab["url"]
-                .as_str()
-                .unwrap()
-                .trim_start_matches("https://")
-                .to_owned(),
+            address: lab["url"].as_str().unwrap().trim_start_matches("https://").to_owned(),
             tls: Arc::new(tls),
             token: secret("token"),
             root: secret("root-token"),
@@ -164,11 +143,7 @@ impl Lab {
 
     /// A call of the control endpoint, which must succeed.
     pub fn control(&self, method: &str, path: &str, body: &Value) -> Value {
-        let body = if body.is_null() {
-            String::new()
-        } else {
-            body.to_string()
-        };
+        let body = if body.is_null() { String::new() } else { body.to_string() };
         let answer = self.call(&self.root, method, &format!("/lab{path}"), &body);
         assert_eq!(answer.status, 200, "{method} /lab{path}: {}", answer.reason);
         answer.json()
@@ -179,23 +154,13 @@ impl Lab {
         let upid = upid.as_str().expect("a UPID");
         let node = upid.split(':').nth(1).unwrap();
         let path = format!("/nodes/{node}/tasks/{upid}/status");
-        until(|| {
-            self.admin("GET", &path, "").data()["exitstatus"]
-                .as_str()
-                .map(str::to_owned)
-        })
+        until(|| self.admin("GET", &path, "").data()["exitstatus"].as_str().map(str::to_owned))
     }
 
     /// Waits until no task runs.
     pub fn settle(&self, node: &str) {
         let path = format!("/nodes/{node}/tasks?source=active");
-        until(|| {
-            self.admin("GET", &path, "")
-                .data()
-                .as_array()
-                .filter(|rows| rows.is_empty())
-                .map(|_| ())
-        });
+        until(|| self.admin("GET", &path, "").data().as_array().filter(|rows| rows.is_empty()).map(|_| ()));
     }
 
     /// A template and nothing else.

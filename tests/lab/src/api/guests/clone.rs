@@ -109,15 +109,7 @@ fn copy_volumes(node: &Node, task: &Handle, plan: &Plan) -> Result<(), String> {
         if task.effects.storage_full {
             return Err(storage::full(&kind, &format!("vm-{}-disk-0", plan.target)));
         }
-        let size = size
-            .or_else(|| {
-                state
-                    .cluster()
-                    .volumes
-                    .get(&volid)
-                    .map(|volume| volume.size)
-            })
-            .unwrap_or(4 << 30);
+        let size = size.or_else(|| state.cluster().volumes.get(&volid).map(|volume| volume.size)).unwrap_or(4 << 30);
         // A cloud-init drive is made anew, never linked.
         let based = !plan.full && !volid.contains("-cloudinit");
         let new = NewVolume {
@@ -126,11 +118,7 @@ fn copy_volumes(node: &Node, task: &Handle, plan: &Plan) -> Result<(), String> {
             vmid: plan.target,
             size,
             base: based.then_some(volid.as_str()),
-            role: if volid.contains("-cloudinit") {
-                Role::CloudInit
-            } else {
-                Role::Disk
-            },
+            role: if volid.contains("-cloudinit") { Role::CloudInit } else { Role::Disk },
         };
         let copy = storage::allocate(&mut state, &new)?;
         let value = config::with_volume(plan.kind, key, value, &copy, Some(size));
@@ -250,9 +238,7 @@ fn plan(call: &Call, guest: &Guest, target: Vmid, running: bool) -> Result<Plan,
     let (node, params, kind) = (&call.node, &call.params, guest.kind);
     let full = params.flag("full").unwrap_or(!guest.is_template());
     let storage = params.text("storage").map(str::to_owned);
-    let only_full = ["storage", "format"]
-        .into_iter()
-        .find(|name| params.has(name));
+    let only_full = ["storage", "format"].into_iter().find(|name| params.has(name));
     if let Some(name) = only_full.filter(|_| !full) {
         let text = format!("parameter '{name}' not allowed for linked clones");
         return Err(Refusal::die(text));

@@ -300,14 +300,7 @@ fn stored(state: &mut State, guest: &Guest, key: &str, value: &str, full: bool) 
             ));
         }
         let bytes = (gib * (1_u64 << 30) as f64) as u64;
-        let new = NewVolume {
-            storage,
-            kind,
-            vmid: guest.vmid,
-            size: bytes,
-            base: None,
-            role: Role::Disk,
-        };
+        let new = NewVolume { storage, kind, vmid: guest.vmid, size: bytes, base: None, role: Role::Disk };
         let volid = storage::allocate(state, &new)?;
         return Ok(config::with_volume(kind, key, value, &volid, Some(bytes)));
     }

@@ -54,9 +54,8 @@ pub(crate) fn exec(state: &Path, vmid: Vmid, argv: &[String]) -> Result<ExitStat
     exec_command(state, vmid, argv)?.status().map_err(|error| tool::not_started("nsenter", &error))
 }
 
-/// Becomes a command of this machine inside the node's network, so that its process id and signals are its own.
-/// Returns only when that fails.
-pub(crate) fn exec_netns(state: &Path, argv: &[String]) -> Result<Infallible, Failure> {
+/// A command of this machine inside the node's network, for the caller to spawn as it likes.
+pub(super) fn netns_command(state: &Path, argv: &[String]) -> Result<Command, Failure> {
     let place = Place::find(state)?;
     let namespace = Place::namespace_path(&place.namespace());
     if !namespace.exists() {
@@ -67,5 +66,11 @@ pub(crate) fn exec_netns(state: &Path, argv: &[String]) -> Result<Infallible, Fa
     }
     let mut command = Command::new("nsenter");
     command.arg(format!("--net={}", namespace.display())).arg("--").args(argv);
-    Err(tool::not_started("nsenter", &command.exec()))
+    Ok(command)
+}
+
+/// Becomes a command of this machine inside the node's network, so that its process id and signals are its own.
+/// Returns only when that fails.
+pub(crate) fn exec_netns(state: &Path, argv: &[String]) -> Result<Infallible, Failure> {
+    Err(tool::not_started("nsenter", &netns_command(state, argv)?.exec()))
 }

@@ -170,21 +170,12 @@ fn raise_inotify_limit() -> Result<(), Failure> {
     let file = Path::new("/proc/sys/fs/inotify/max_user_instances");
     let say = |error: std::io::Error| format!("{}: {error}", file.display());
     let present = fs::read_to_string(file).map_err(say)?;
-    if present
-        .trim()
-        .parse()
-        .is_ok_and(|present: u32| present >= INOTIFY_INSTANCES)
-    {
+    if present.trim().parse().is_ok_and(|present: u32| present >= INOTIFY_INSTANCES) {
         return Ok(());
     }
     match fs::write(file, INOTIFY_INSTANCES.to_string()) {
         Ok(()) => {
-            tracing::info!(
-                from = present.trim(),
-                to = INOTIFY_INSTANCES,
-                "raised {}",
-                file.display()
-            );
+            tracing::info!(from = present.trim(), to = INOTIFY_INSTANCES, "raised {}", file.display());
         }
         // In a container; a few guests can be had all the same.
         Err(error) => {

@@ -125,7 +125,7 @@ async fn guests_boot_meet_and_are_found_again() {
     bench.says(101, "ping -c 1 -W 5 10.77.0.102");
     assert_eq!(bench.says(102, "bash -c 'exec 3<>/dev/tcp/10.77.0.101/22 && head -c 4 <&3'"), "SSH-");
     let argv = ["bash", "-c", "exec 3<>/dev/tcp/10.77.0.101/22"].map(str::to_owned);
-    assert!(exec_netns(&bench.state(), &argv).unwrap().success());
+    assert!(exec::netns_command(&bench.state(), &argv).unwrap().status().unwrap().success());
 
     // What the node sees.
     let seen = lab.interfaces(101).await;
