@@ -38,6 +38,10 @@ pub mod status;
 /// Health, metrics and the git hook, on loopback.
 pub mod web;
 
+/// Whether a site can work: connection, version, storage, bridge, pool, privileges.
+pub mod doctor;
+/// Marks guests as templates of a release.
+pub mod template;
 /// HQ's tools for releases.
 pub mod release;
 

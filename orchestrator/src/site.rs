@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, RwLock};
 
 use contract::assignment::Assignment;
-use contract::ids::{InstanceName, Revision};
+use contract::ids::{InstanceName, ReleaseId, Revision};
 
 use crate::agents::SiteCa;
 use crate::cli::ACCEPTED_REWRITE;
@@ -14,7 +14,7 @@ use crate::plan::{Desired, WiringDigest, Wished};
 use crate::secrets::{Secrets, SecretsError};
 use crate::source::{Repository, Settings, SourceError, SshAccess};
 use crate::store::{Event, EventKind, Store, StoreError, Verdict};
-use crate::trust::{self, CheckedSite, HistoryRule, KeySet, KeySetError, Memory, TrustError, VerifiedSite};
+use crate::trust::{self, CheckedSite, HistoryRule, KeySet, KeySetError, Memory, TrustError, VerifiedRelease, VerifiedSite};
 use crate::wiring;
 
 /// Follows the fleet repository: fetches, verifies, remembers.
@@ -120,6 +120,14 @@ impl Follower {
         let mut repository = Repository::open(&self.directory, self.settings.clone())?;
         let head = repository.fetch()?.head;
         Ok(self.verify(&head, &self.memory()?)?)
+    }
+
+    /// Fetches and verifies one release of the head.
+    pub fn release(&self, id: &ReleaseId) -> Result<VerifiedRelease, PreviewError> {
+        let mut repository = Repository::open(&self.directory, self.settings.clone())?;
+        let head = repository.fetch()?.head;
+        let memory = self.memory()?;
+        Ok(trust::verify_release(&repository.at(&head)?, id, &self.keys, &memory)?)
     }
 
     /// Fetches, verifies, and puts the head in force if it holds. Blocks; call it where that is allowed.

@@ -2,6 +2,7 @@
 //!
 //! Exit codes: 0 done, or nothing to do; 1 refused or failed; 2 a plan with something to do, or wrong usage.
 
+mod doctor;
 mod look;
 mod plan;
 pub mod release;
@@ -90,7 +91,7 @@ enum Command {
     /// Check connection, version, storage, bridge, pool and privileges.
     ///
     /// Example: ctrlable doctor
-    //REL Doctor(doctor::Args),
+    Doctor(doctor::Args),
     /// Accept a revision that does not follow from the last accepted one, after a person looked at it.
     ///
     /// Example: ctrlable accept-rewrite 4f9c…
@@ -107,6 +108,7 @@ enum Command {
 /// Runs a command; prints what goes wrong with its causes.
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
+    crate::tls::install_provider();
     let format = if cli.json { Format::Json } else { Format::Text };
     let result = match cli.command {
         Command::Serve(args) => args.load().map_err(Into::into).and_then(crate::serve::run),
@@ -116,8 +118,8 @@ pub fn main() -> ExitCode {
         Command::Why(args) => why::run(&args, format),
         Command::Release(args) => return release::run(args, format),
         Command::Site(command) => site::run(&command, format),
-        Command::Template(command) => template::run(&command),
-        //REL Command::Doctor(args) => doctor::run(&args),
+        Command::Template(command) => template::run(&command, format),
+        Command::Doctor(args) => doctor::run(&args, format),
         Command::AcceptRewrite(args) => look::accept(&args),
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "ctrlable", &mut std::io::stdout());
@@ -128,4 +130,9 @@ pub fn main() -> ExitCode {
         anstream::eprintln!("ctrlable: {error:#}");
         ExitCode::FAILURE
     })
+}
+
+/// Runs one asynchronous call of a command that is otherwise none.
+fn block_on<T>(call: impl Future<Output = T>) -> std::io::Result<T> {
+    Ok(tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(call))
 }

@@ -57,7 +57,6 @@ fn rehearse(fleet: &std::path::Path, site: &SiteName) -> anyhow::Result<plan::Pl
 
 /// What the newest revision of the remote would change, without accepting it.
 fn live(args: &Args) -> anyhow::Result<plan::Plan> {
-    crate::tls::install_provider();
     let config = args.config.load()?;
     let store = Store::open(&config.state)?;
     let follower = Follower::new(&config, store.clone())?;
@@ -67,7 +66,6 @@ fn live(args: &Args) -> anyhow::Result<plan::Plan> {
     let client = Client::new(config.proxmox.clone())?;
     let window = i64::try_from(config.agents.window.as_secs()).unwrap_or(i64::MAX);
     let view = observe::ledger(&store, window)?;
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let view = runtime.block_on(observe::hypervisor(&client, verified.site().proxmox.vmids, view))?;
+    let view = super::block_on(observe::hypervisor(&client, verified.site().proxmox.vmids, view))??;
     Ok(plan::plan(&wishes.desired, &view.observed, &view.ledger))
 }

@@ -1,24 +1,47 @@
-//! `template bootstrap` and `template adopt`: making templates by hand, as docs/template.md says.
+//! `ctrlable template`: guests that become templates of a release, by hand, as docs/template.md says.
 
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
+use clap::{Args, Subcommand};
 use contract::PROTOCOL;
 use contract::bootstrap::Bootstrap;
-use contract::ids::{ReleaseId, TemplateName};
+use contract::ids::{ReleaseId, Sha256Digest, TemplateName, Vmid};
+use contract::manifest::{Manifest, Template};
+use serde_json::json;
 
-use super::ConfigArg;
+use super::{ConfigArg, Format, block_on};
 use crate::agents::SiteCa;
+use crate::config::Config;
+use crate::proxmox::{Client, Templates};
+use crate::release::{self, Strictness};
+use crate::site::Follower;
+use crate::store::Store;
+use crate::template::{Adopted, Adoption, InheritedFlags, Outcome, adopt};
+use crate::trust::KeySet;
 
-#[derive(Debug, clap::Subcommand)]
+/// What to do with templates.
+#[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Print the bootstrap file of a template: where its clones find this orchestrator, and their claim. Keep it 0600.
     ///
     /// Example: ctrlable template bootstrap --release 2026.06 --name zigbee2mqtt > bootstrap.json
     #[command(verbatim_doc_comment)]
     Bootstrap(BootstrapArgs),
+    /// Check a guest that was made by hand, and mark it as a template of a release.
+    ///
+    /// Example: ctrlable template adopt 9000 --release 2026.06 --name zigbee2mqtt
+    #[command(verbatim_doc_comment)]
+    Adopt(AdoptArgs),
+    /// Show the templates on Proxmox.
+    ///
+    /// Example: ctrlable template list
+    #[command(verbatim_doc_comment)]
+    List(#[command(flatten)] ConfigArg),
 }
 
-#[derive(Debug, clap::Args)]
+/// `ctrlable template bootstrap`.
+#[derive(Debug, Args)]
 pub(crate) struct BootstrapArgs {
     #[command(flatten)]
     config: ConfigArg,
@@ -30,9 +53,32 @@ pub(crate) struct BootstrapArgs {
     name: TemplateName,
 }
 
-pub(crate) fn run(command: &Command) -> anyhow::Result<ExitCode> {
+/// `ctrlable template adopt`.
+#[derive(Debug, Args)]
+pub(crate) struct AdoptArgs {
+    #[command(flatten)]
+    config: ConfigArg,
+    /// Number of the guest.
+    vmid: Vmid,
+    /// Release that it belongs to.
+    #[arg(long)]
+    release: ReleaseId,
+    /// Its name in the release.
+    #[arg(long)]
+    name: TemplateName,
+    /// The release manifest, its signature beside it; otherwise that of the fleet repository.
+    #[arg(long, value_name = "FILE")]
+    manifest: Option<PathBuf>,
+    /// Clear `onboot` and `protection`, which clones would inherit.
+    #[arg(long)]
+    clear_flags: bool,
+}
+
+pub(crate) fn run(command: &Command, format: Format) -> anyhow::Result<ExitCode> {
     match command {
         Command::Bootstrap(args) => bootstrap(args),
+        Command::Adopt(args) => run_adopt(args, format),
+        Command::List(args) => list(args, format),
     }
 }
 
@@ -50,5 +96,86 @@ fn bootstrap(args: &BootstrapArgs) -> anyhow::Result<ExitCode> {
         site: config.site,
     };
     println!("{}", serde_json::to_string_pretty(&bootstrap)?);
+    Ok(ExitCode::SUCCESS)
+}
+
+/// What the signed release says about a template, and the digest of its manifest.
+fn entry(config: &Config, args: &AdoptArgs) -> anyhow::Result<(Template, Sha256Digest)> {
+    let (manifest, digest) = match &args.manifest {
+        Some(file) => verified_file(config, file)?,
+        None => {
+            let follower = Follower::new(config, Store::open(&config.state)?)?;
+            let release = follower.release(&args.release)?;
+            (release.manifest().clone(), release.digest().clone())
+        }
+    };
+    if manifest.release != args.release {
+        anyhow::bail!("the manifest is that of release {}, not {}", manifest.release, args.release);
+    }
+    match manifest.templates.get(&args.name) {
+        Some(template) => Ok((template.clone(), digest)),
+        None => {
+            let names: Vec<&str> = manifest.templates.keys().map(TemplateName::as_str).collect();
+            anyhow::bail!("release {} has no template {}; it has {}", args.release, args.name, names.join(", "))
+        }
+    }
+}
+
+fn verified_file(config: &Config, file: &Path) -> anyhow::Result<(Manifest, Sha256Digest)> {
+    release::verify(file, None, &KeySet::parse(&config.keys)?, Strictness::ReleaseOnly)?;
+    let linted = release::lint(file)?;
+    let digest = crate::agents::sha256(&linted.content);
+    Ok((linted.document.value, digest))
+}
+
+fn run_adopt(args: &AdoptArgs, format: Format) -> anyhow::Result<ExitCode> {
+    let config = args.config.load()?;
+    std::fs::create_dir_all(&config.state)?;
+    let (entry, digest) = entry(&config, args)?;
+    let client = Client::new(config.proxmox)?;
+    let request = Adoption {
+        vmid: args.vmid,
+        release: args.release.clone(),
+        template: args.name.clone(),
+        digest: Some(digest),
+        entry: Some(entry),
+        flags: if args.clear_flags { InheritedFlags::Clear } else { InheritedFlags::Warn },
+    };
+    let Adopted { guest, outcome, warnings } = block_on(adopt(&client, &request))??;
+    if format == Format::Json {
+        println!("{}", json!({ "guest": guest, "changed": outcome == Outcome::Marked, "warnings": warnings }));
+        return Ok(ExitCode::SUCCESS);
+    }
+    match outcome {
+        Outcome::Marked => println!("{guest} is now template {} of release {}", args.name, args.release),
+        Outcome::NothingToDo => {
+            println!("nothing to do: {guest} is template {} of release {}", args.name, args.release);
+        }
+    }
+    warnings.iter().for_each(|warning| anstream::eprintln!("warning: {warning}"));
+    Ok(ExitCode::SUCCESS)
+}
+
+fn list(args: &ConfigArg, format: Format) -> anyhow::Result<ExitCode> {
+    let client = Client::new(args.load()?.proxmox)?;
+    let Templates { usable, suspect } = block_on(client.templates())??;
+    if format == Format::Json {
+        let usable: Vec<_> = usable
+            .iter()
+            .map(|found| {
+                json!({ "guest": found.guest, "release": found.release, "template": found.template,
+                    "digest": found.digest })
+            })
+            .collect();
+        let suspect: Vec<_> = suspect.iter().map(|found| json!({ "guest": found.guest, "why": found.why })).collect();
+        println!("{}", json!({ "usable": usable, "suspect": suspect }));
+        return Ok(ExitCode::SUCCESS);
+    }
+    for found in usable {
+        println!("{:<10} {:<24} {}", found.release, found.template, found.guest);
+    }
+    for found in suspect {
+        println!("unusable   {}: {}", found.guest, found.why);
+    }
     Ok(ExitCode::SUCCESS)
 }

@@ -1,7 +1,6 @@
 //! Task ids: `UPID:NODE:PID:PSTART:STARTTIME:TYPE:ID:USER:` (pve-api 12.1).
 
 use std::fmt;
-use std::ops::Range;
 use std::str::FromStr;
 
 use contract::ids::NodeName;
@@ -24,9 +23,6 @@ pub struct Upid {
     text: String,
     node: NodeName,
     start: u32,
-    kind: Range<usize>,
-    id: Range<usize>,
-    user: Range<usize>,
 }
 
 impl Upid {
@@ -40,6 +36,11 @@ impl Upid {
         &self.node
     }
 
+    /// A part between colons; all are there since the text was checked.
+    fn part(&self, index: usize) -> &str {
+        self.text.split(':').nth(index).unwrap_or_default()
+    }
+
     /// When the task began, in seconds since 1970.
     pub fn started(&self) -> u32 {
         self.start
@@ -47,17 +48,17 @@ impl Upid {
 
     /// Its type, such as `vzclone`.
     pub fn kind(&self) -> &str {
-        &self.text[self.kind.clone()]
+        self.part(5)
     }
 
     /// What it works on; of a clone the **source**. May be empty.
     pub fn id(&self) -> &str {
-        &self.text[self.id.clone()]
+        self.part(6)
     }
 
     /// Who asked for it: `user@realm`, or `user@realm!token`.
     pub fn user(&self) -> &str {
-        &self.text[self.user.clone()]
+        self.part(7)
     }
 }
 
@@ -85,16 +86,9 @@ impl FromStr for Upid {
         if kind.is_empty() || user.is_empty() || [kind, id, user].into_iter().any(has_blank_or_slash) {
             return Err(wrong("type and user are not empty, and neither they nor the id hold a blank or a slash"));
         }
-        let range = |part: &str| {
-            let begin = part.as_ptr() as usize - text.as_ptr() as usize;
-            begin..begin + part.len()
-        };
         Ok(Self {
             node: node.parse().map_err(|_| wrong("the second part is a node name"))?,
             start: u32::from_str_radix(start, 16).map_err(|_| wrong("the start time is a hex number"))?,
-            kind: range(kind),
-            id: range(id),
-            user: range(user),
             text: text.to_owned(),
         })
     }

@@ -1,0 +1,90 @@
+//! `ctrlable doctor`: each check with its label, a sentence and a remedy.
+
+use std::io::{self, Write};
+use std::process::ExitCode;
+
+use anstyle::{AnsiColor, Style};
+use contract::manifest::GuestKind;
+
+use super::{ConfigArg, Format, block_on};
+use crate::config::Config;
+use crate::doctor::gather::gather;
+use crate::doctor::privileges::print_role;
+use crate::doctor::{Expectation, Finding, Level, Machines, examine, worst};
+use crate::proxmox::Client;
+use crate::site::Follower;
+use crate::store::Store;
+use crate::trust::CheckedSite;
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    #[command(flatten)]
+    config: ConfigArg,
+    /// Print the commands that make role, user, token and rules, instead of checking.
+    #[arg(long)]
+    print_role: bool,
+    /// Proxmox VE version that --print-role is for; asked of the node when absent.
+    #[arg(long, value_name = "MAJOR", requires = "print_role", value_parser = clap::value_parser!(u16).range(8..=9))]
+    pve: Option<u16>,
+    /// User that --print-role makes.
+    #[arg(long, default_value = "ctrlable@pve", requires = "print_role")]
+    user: String,
+    /// Token id that --print-role makes.
+    #[arg(long, default_value = "site", requires = "print_role")]
+    token: String,
+}
+
+/// Exit code 0 when nothing fails, 1 otherwise. Warnings do not count.
+pub(crate) fn run(args: &Args, format: Format) -> anyhow::Result<ExitCode> {
+    let config = args.config.load()?;
+    let expected = expectation(&config)?;
+    let client = Client::new(config.proxmox)?;
+    let mut out = anstream::stdout();
+    if args.print_role {
+        let major = match args.pve {
+            Some(major) => major,
+            None => block_on(client.version())??.release.major,
+        };
+        out.write_all(print_role(&expected, major, &args.user, &args.token).as_bytes())?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    let findings = examine(&expected, &block_on(gather(&client, &expected))?);
+    let ok = worst(&findings) < Level::Failure;
+    if format == Format::Json {
+        println!("{}", serde_json::json!({ "ok": ok, "findings": findings }));
+    } else {
+        findings.iter().try_for_each(|finding| print(finding, &mut out))?;
+    }
+    Ok(if ok { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// What the site counts on: the newest revision of the fleet repository says it.
+fn expectation(config: &Config) -> anyhow::Result<Expectation> {
+    std::fs::create_dir_all(&config.state)?;
+    let follower = Follower::new(config, Store::open(&config.state)?)?;
+    let verified = follower.preview()?;
+    let checked: &CheckedSite = &verified;
+    let (site, manifest) = (checked.site(), checked.release().manifest());
+    let wanted = || site.instances.values().filter_map(|wish| Some((wish, manifest.templates.get(&wish.template)?)));
+    let machines =
+        if wanted().any(|(_, template)| template.kind == GuestKind::Vm) { Machines::Used } else { Machines::Unused };
+    let largest = wanted()
+        .filter_map(|(wish, template)| wish.resources.disk.or(template.resources.map(|base| base.disk)))
+        .max()
+        .unwrap_or(0);
+    Ok(Expectation::of(&site.proxmox, manifest.proxmox_min_version, machines, u64::from(largest) << 30))
+}
+
+fn print(finding: &Finding, out: &mut impl Write) -> io::Result<()> {
+    let (word, color) = match finding.level {
+        Level::Ok => ("ok  ", AnsiColor::Green),
+        Level::Warning => ("warn", AnsiColor::Yellow),
+        Level::Failure => ("FAIL", AnsiColor::Red),
+    };
+    let style = Style::new().fg_color(Some(color.into()));
+    writeln!(out, "{style}{word}{style:#}  {:<12} {}", finding.check, finding.text)?;
+    match &finding.remedy {
+        Some(remedy) => writeln!(out, "      {:<12} → {remedy}", ""),
+        None => Ok(()),
+    }
+}
