@@ -23,16 +23,24 @@ pub struct DoctorArgs {
     pub pve: Option<u16>,
 
     /// User that --print-role makes
-    #[arg(long, default_value = "ctrlable@pve", requires = "print_role")]
+    #[arg(long, default_value = "ctrlable@pve", requires = "print_role", value_parser = plain)]
     pub user: String,
 
     /// Token id that --print-role makes
-    #[arg(long, default_value = "orchestrator", requires = "print_role")]
+    #[arg(long, default_value = "orchestrator", requires = "print_role", value_parser = plain)]
     pub token: String,
 
     /// Print JSON
     #[arg(long)]
     pub json: bool,
+}
+
+/// A name that can stand in a printed command as it is.
+fn plain(text: &str) -> Result<String, String> {
+    match text.chars().all(|c| c.is_ascii_alphanumeric() || "@._-".contains(c)) && !text.is_empty() {
+        true => Ok(text.to_owned()),
+        false => Err("letters, digits, `@`, `.`, `_` and `-` only".to_owned()),
+    }
 }
 
 /// Runs the checks and prints them; exit code 0 when nothing fails, 1 otherwise. Warnings do not count.
@@ -89,5 +97,41 @@ fn print(finding: &Finding, out: &mut impl Write) -> io::Result<()> {
     match &finding.remedy {
         Some(remedy) => writeln!(out, "      {:<12} → {remedy}", ""),
         None => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Debug, Parser)]
+    struct Command {
+        #[command(flatten)]
+        doctor: DoctorArgs,
+    }
+
+    #[test]
+    fn arguments() {
+        let parse = |args: &[&str]| Command::try_parse_from([&["doctor"], args].concat()).map(|command| command.doctor);
+        assert_eq!(parse(&[]).unwrap().user, "ctrlable@pve");
+        let role = parse(&["--print-role", "--pve", "8", "--token", "acme"]).unwrap();
+        assert_eq!((role.pve, &*role.token), (Some(8), "acme"));
+        for wrong in [&["--pve", "8"][..], &["--print-role", "--pve", "7"], &["--print-role", "--user", "a b"]] {
+            assert!(parse(wrong).is_err(), "{wrong:?}");
+        }
+    }
+
+    #[test]
+    fn a_finding_is_a_line_with_its_remedy_below() {
+        let remedy = Some("grow it".to_owned());
+        let finding = Finding { check: "storage", level: Level::Failure, text: "too small".to_owned(), remedy };
+        let mut out = Vec::new();
+        print(&finding, &mut out).unwrap();
+        let text = anstream::adapter::strip_bytes(&out).into_vec();
+        assert_eq!(String::from_utf8(text).unwrap(), "FAIL  storage      too small\n                   → grow it\n");
     }
 }
