@@ -276,8 +276,8 @@ impl Config {
         if raw.trust.keys.is_empty() {
             return Err(value("trust.keys", "without a key of HQ nothing is ever accepted; give at least one".into()));
         }
-        if !(5..=86_400).contains(&raw.source.interval) {
-            return Err(value("source.interval", "give 5 to 86400 seconds".into()));
+        if !(1..=86_400).contains(&raw.source.interval) {
+            return Err(value("source.interval", "give 1 to 86400 seconds".into()));
         }
         if !(10..=86_400).contains(&raw.agents.window) {
             return Err(value("agents.window", "give 10 to 86400 seconds".into()));

@@ -27,11 +27,19 @@ pub(crate) struct Args {
     #[arg(long, value_name = "MAJOR", requires = "print_role", value_parser = clap::value_parser!(u16).range(8..=9))]
     pve: Option<u16>,
     /// User that --print-role makes.
-    #[arg(long, default_value = "ctrlable@pve", requires = "print_role")]
+    #[arg(long, default_value = "ctrlable@pve", requires = "print_role", value_parser = plain)]
     user: String,
     /// Token id that --print-role makes.
-    #[arg(long, default_value = "site", requires = "print_role")]
+    #[arg(long, default_value = "site", requires = "print_role", value_parser = plain)]
     token: String,
+}
+
+/// A name that can stand in a printed command as it is.
+fn plain(text: &str) -> Result<String, String> {
+    match text.chars().all(|letter| letter.is_ascii_alphanumeric() || "@._-".contains(letter)) && !text.is_empty() {
+        true => Ok(text.to_owned()),
+        false => Err("letters, digits, `@`, `.`, `_` and `-` only".to_owned()),
+    }
 }
 
 /// Exit code 0 when nothing fails, 1 otherwise. Warnings do not count.

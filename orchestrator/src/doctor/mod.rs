@@ -258,10 +258,10 @@ fn nodes(expected: &Expectation, nodes: &Fact<Vec<NodeRow>>) -> Vec<Finding> {
         }];
     }
     let (online, away): (Vec<_>, Vec<_>) = nodes.iter().partition(|row| row.state == NodeState::Online);
-    let mut findings = vec![match online.len() {
-        0 => Finding::failure("nodes", "no node is online", "see `pvecm status` on a node"),
-        count => Finding::ok("nodes", format!("{count} of {} nodes online", nodes.len())),
-    }];
+    if online.is_empty() {
+        return vec![Finding::failure("nodes", "no node is online", "see `pvecm status` on a node")];
+    }
+    let mut findings = vec![Finding::ok("nodes", format!("{} of {} nodes online", online.len(), nodes.len()))];
     findings.extend(
         away.iter().map(|row| Finding::warning("nodes", format!("node {} is not online", row.node), "start it")),
     );

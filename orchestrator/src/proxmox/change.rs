@@ -1,6 +1,7 @@
 //! The calls that change something. Each is sent once: whoever gets an uncertain answer reads the state again.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 use std::time::Duration;
 
 use contract::ids::{Hostname, NodeName, PoolId, StorageId, Vmid};
@@ -45,7 +46,7 @@ pub struct CloneRequest {
 }
 
 /// What to change in a configuration; absent: left as it is.
-#[derive(Debug, Clone, PartialEq, Default)]
+#[derive(Clone, PartialEq, Default)]
 pub struct ConfigChange {
     /// Host name of a container, name of a virtual machine.
     pub name: Option<Hostname>,
@@ -67,6 +68,24 @@ pub struct ConfigChange {
     pub others: BTreeMap<String, String>,
     /// Keys to remove.
     pub remove: BTreeSet<String>,
+}
+
+/// Values of other keys are left out: `cipassword` is one of them.
+impl fmt::Debug for ConfigChange {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ConfigChange")
+            .field("name", &self.name)
+            .field("description", &self.description)
+            .field("tags", &self.tags)
+            .field("cores", &self.cores)
+            .field("memory", &self.memory)
+            .field("net0", &self.net0)
+            .field("onboot", &self.onboot)
+            .field("protection", &self.protection)
+            .field("others", &self.others.keys())
+            .field("remove", &self.remove)
+            .finish()
+    }
 }
 
 impl ConfigChange {
@@ -302,5 +321,12 @@ mod tests {
         let lxc = change.form(GuestKind::Lxc, None).encode();
         assert_eq!(lxc, "hostname=ctrlable-acme-zigbee&onboot=1&protection=0&delete=description%2Cmp0%2Ctags");
         assert!(change.form(GuestKind::Vm, None).encode().starts_with("name=ctrlable-acme-zigbee&"));
+    }
+
+    #[test]
+    fn debug_shows_no_value_of_other_keys() {
+        let others = BTreeMap::from([("cipassword".to_owned(), "hunter2".to_owned())]);
+        let shown = format!("{:?}", ConfigChange { others, ..ConfigChange::default() });
+        assert!(shown.contains("cipassword") && !shown.contains("hunter2"));
     }
 }

@@ -150,6 +150,7 @@ pub fn of_text(status: u16, text: &str) -> Problem {
         () if says("not enough free space") || says("No space left on device") || says("out of space") => {
             Problem::StorageFull(owned())
         }
+        () if says("free space in thin pool") => Problem::StorageFull(owned()),
         () if says("insufficient free space") || says("insufficient free extents") || says("Disk quota exceeded") => {
             Problem::StorageFull(owned())
         }

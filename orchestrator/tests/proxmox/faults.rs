@@ -139,6 +139,14 @@ async fn a_read_is_repeated_a_few_times() {
 }
 
 #[tokio::test]
+async fn an_answer_in_pieces_is_put_together() {
+    let body = "10\r\n{\"data\":{\"releas\r\n1c\r\ne\":\"9.2\",\"version\":\"9.2.1\"}}\r\n0\r\n\r\n";
+    let server =
+        Server::start(vec![Act::Send(format!("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n{body}"))]).await;
+    assert_eq!(server.client().version().await.unwrap().full, "9.2.1");
+}
+
+#[tokio::test]
 async fn what_will_not_pass_is_not_repeated() {
     for (act, reason) in [
         (error(401, "Authentication failed!", ""), "token-refused"),

@@ -3,4 +3,5 @@
 
 mod captures;
 mod faults;
+mod lab;
 mod server;
