@@ -12,7 +12,7 @@ use contract::secret::Redacted;
 use serde_json::{Value, json};
 use support::bus::{self, Bus};
 use support::eventually;
-use support::guest::{CLAIM, Guest, MACHINE_ID};
+use support::guest::{CLAIM, Guest, MACHINE_ID, OTHER_AGENT};
 use support::orchestrator::{Authority, Orchestrator};
 
 const CONF: &str = "/etc/mosquitto/conf.d/wiring.conf";
@@ -286,4 +286,43 @@ async fn host_name_and_time_zone_go_over_the_bus_and_a_failure_is_only_shown() {
     assert!(calls.contains(&"hostname ctrlable-acme-hq-broker".to_owned()), "{calls:?}");
     assert!(calls.contains(&"timezone Europe/Berlin".to_owned()), "{calls:?}");
     eventually("the problem", || guest.problems().contains("timezone-not-set").then_some(())).await;
+}
+
+/// Most memory that an agent at work may hold, in kB.
+const RESIDENT_BUDGET: u64 = 8 * 1024;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_agent_at_work_stays_small() {
+    let Some(World { orchestrator, bus, guest }) = world().await else { return };
+    orchestrator.assign(assignment(1, json!({ "listener": 1883 })));
+    let begin = std::time::Instant::now();
+    let running = guest.start(&bus.address);
+    let asked = async {
+        while orchestrator.book.lock().unwrap().enrolments.is_empty() {
+            tokio::time::sleep(std::time::Duration::from_millis(1)).await;
+        }
+        begin.elapsed()
+    };
+    let asked = tokio::time::timeout(support::PATIENCE, asked).await.unwrap();
+    let reported =
+        eventually("generation 1", || orchestrator.last_report().filter(|r| r.generation == Generation(1))).await;
+    let wired = begin.elapsed();
+    eventually("three more reports", || {
+        orchestrator.last_report().filter(|report| report.sequence >= reported.sequence + 3)
+    })
+    .await;
+    let status = std::fs::read_to_string(format!("/proc/{}/status", running.0.id())).unwrap();
+    let kilobytes = |name: &str| -> u64 {
+        let line = status.lines().find_map(|line| line.strip_prefix(name)).unwrap();
+        line.trim_start_matches(':').trim().trim_end_matches(" kB").parse().unwrap()
+    };
+    let (resident, peak) = (kilobytes("VmRSS"), kilobytes("VmHWM"));
+    println!("resident {resident} kB, peak {peak} kB; start to enrolment request {asked:?}, to report {wired:?}");
+    for step in &reported.first_boot {
+        println!("  {} {} ms {}", step.step, step.millis, step.failure.as_deref().unwrap_or_default());
+    }
+    // A debug build is not what runs in guests.
+    if std::env::var_os(OTHER_AGENT).is_some() {
+        assert!(resident < RESIDENT_BUDGET && peak < RESIDENT_BUDGET, "resident {resident} kB, peak {peak} kB");
+    }
 }

@@ -226,3 +226,26 @@ async fn after_a_crash_units_are_restarted_only_if_they_saw_the_new_files() {
         assert_eq!(bus.calls().len(), expected);
     }
 }
+
+#[tokio::test]
+async fn a_service_that_only_was_forked_has_to_stay_up() {
+    // It falls over some looks after it was called active.
+    let falls = |bus: &FakeBus| {
+        bus.units.borrow_mut().insert("b.service".to_owned(), "failed".to_owned());
+    };
+    for (readiness, expected) in [(Readiness::Announced, "applied"), (Readiness::Assumed, "put back: unit-failed")] {
+        let (guest, bus) = (Guest::new(), FakeBus::new(|_| "active"));
+        *bus.readiness.borrow_mut() = readiness;
+        let wanted = assignment(vec![file("/etc/app/app.conf", json!({ "port": 2 }))]);
+        let later = async {
+            sleep(SETTLE / 3).await;
+            falls(&bus);
+            std::future::pending::<()>().await;
+        };
+        let outcome = tokio::select! {
+            outcome = guest.apply(&bus, &wanted) => outcome,
+            () = later => panic!("this never ends"),
+        };
+        assert_eq!(reason(outcome), expected);
+    }
+}

@@ -59,6 +59,7 @@ impl Bus {
             .name("org.freedesktop.hostname1")
             .name("org.freedesktop.timedate1")
             .serve_at("/org/freedesktop/systemd1", Manager { machine: Arc::clone(&machine), jobs: 0 })
+            .serve_at(UNIT, Service)
             .serve_at("/org/freedesktop/hostname1", Hostname1(Arc::clone(&machine)))
             .serve_at("/org/freedesktop/timedate1", Timedate1(Arc::clone(&machine)))
             .build()
@@ -80,6 +81,19 @@ impl Drop for Bus {
     fn drop(&mut self) {
         let _ = self.daemon.kill();
         let _ = self.daemon.wait();
+    }
+}
+
+/// All units are one object: of its properties only `Type` is asked for.
+const UNIT: &str = "/org/freedesktop/systemd1/unit/any";
+
+struct Service;
+
+#[interface(name = "org.freedesktop.systemd1.Service")]
+impl Service {
+    #[zbus(property, name = "Type")]
+    fn kind(&self) -> String {
+        "notify".to_owned()
     }
 }
 
@@ -106,6 +120,10 @@ impl Manager {
 
     fn reset_failed_unit(&self, name: &str) -> fdo::Result<()> {
         Err(fdo::Error::Failed(format!("{name} is not loaded")))
+    }
+
+    fn load_unit(&self, _name: &str) -> OwnedObjectPath {
+        path(UNIT)
     }
 
     async fn restart_unit(
@@ -136,7 +154,7 @@ impl Manager {
             let load = if known.is_some() { "loaded" } else { "not-found" };
             let sub = if known.as_deref() == Some("active") { "running" } else { "dead" };
             let active = known.unwrap_or_else(|| "inactive".to_owned());
-            let unit = path("/org/freedesktop/systemd1/unit/x");
+            let unit = path(UNIT);
             (name, String::new(), load.into(), active, sub.into(), String::new(), unit, 0, String::new(), path("/"))
         };
         names.into_iter().map(row).collect()

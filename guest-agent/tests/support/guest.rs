@@ -8,7 +8,8 @@ use std::process::{Child, Command, Stdio};
 use contract::bootstrap::Bootstrap;
 use contract::secret::Secret;
 
-pub const AGENT: &str = env!("CARGO_BIN_EXE_ctrlable-agent");
+/// Path of another build of the agent, such as the release for musl, to put under the same tests.
+pub const OTHER_AGENT: &str = "CTRLABLE_AGENT_UNDER_TEST";
 pub const CLAIM: &str = "claim-that-no-log-may-show";
 pub const MACHINE_ID: &str = "0123456789abcdef0123456789abcdef";
 
@@ -80,7 +81,8 @@ impl Guest {
     }
 
     pub fn command(&self, verb: &str) -> Command {
-        let mut command = Command::new(AGENT);
+        let other = std::env::var_os(OTHER_AGENT);
+        let mut command = Command::new(other.unwrap_or_else(|| env!("CARGO_BIN_EXE_ctrlable-agent").into()));
         command.arg(verb).arg("--root").arg(self.dir.path()).env_remove("NOTIFY_SOCKET");
         command
     }
