@@ -40,6 +40,10 @@ impl Notifier {
     /// The identity is reset: what is ordered behind the agent, sshd above all, may start.
     pub(crate) fn ready(&self) {
         self.send("READY=1");
+        // This message had to arrive. No other is worth holding the loop for while systemd is busy.
+        if let Some((socket, _)) = &self.socket {
+            let _ = socket.set_nonblocking(true);
+        }
     }
 
     /// The loop still turns.
@@ -88,6 +92,16 @@ mod tests {
             got.push(String::from_utf8_lossy(&buffer[..length]).into_owned());
         }
         assert_eq!(got, ["READY=1", "STATUS=two lines", "WATCHDOG=1", "STOPPING=1"]);
+    }
+
+    #[test]
+    fn a_service_manager_that_does_not_listen_holds_nobody() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("notify");
+        let _server = UnixDatagram::bind(&path).unwrap();
+        let notifier = Notifier::new(Some(path.into_os_string()), None);
+        notifier.ready();
+        (0..10_000).for_each(|_| notifier.alive());
     }
 
     #[test]

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use contract::health::UnitHealth;
 use contract::ids::{Hostname, Timezone, UnitName};
 
-use super::SystemBus;
+use super::{Readiness, SystemBus};
 use crate::error::{Error, Reason, Result};
 
 /// Decides how a unit is after its restart: `active`, `failed`, …
@@ -19,13 +19,20 @@ pub(crate) struct FakeBus {
     pub calls: RefCell<Vec<String>>,
     /// State of each unit; `inactive` when not named.
     pub units: RefCell<BTreeMap<String, String>>,
+    /// What being active means.
+    pub readiness: RefCell<Readiness>,
     after_restart: AfterRestart,
 }
 
 impl FakeBus {
     /// A bus on which a restart leads to the state that `after_restart` says.
     pub(crate) fn new(after_restart: impl Fn(&UnitName) -> &'static str + 'static) -> Self {
-        Self { calls: RefCell::default(), units: RefCell::default(), after_restart: Box::new(after_restart) }
+        Self {
+            calls: RefCell::default(),
+            units: RefCell::default(),
+            readiness: RefCell::new(Readiness::Announced),
+            after_restart: Box::new(after_restart),
+        }
     }
 
     /// Calls so far, as text.
@@ -59,6 +66,10 @@ impl SystemBus for FakeBus {
         let state = (self.after_restart)(unit);
         self.units.borrow_mut().insert(unit.to_string(), state.to_owned());
         if state == "failed" { Err(Error::new(Reason::UnitFailed, format!("{unit} failed"))) } else { Ok(()) }
+    }
+
+    async fn readiness(&self, _unit: &UnitName) -> Result<Readiness> {
+        Ok(*self.readiness.borrow())
     }
 
     async fn unit_states(&self, units: &[UnitName]) -> Result<Vec<UnitHealth>> {

@@ -11,6 +11,15 @@ use contract::ids::{Hostname, Timezone, UnitName};
 
 use crate::error::Result;
 
+/// What it means when systemd calls a unit active.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Readiness {
+    /// The service said so itself (`Type=notify`, `dbus`, `forking`, `oneshot`), or the unit is no service.
+    Announced,
+    /// The process was started (`Type=simple`, `exec`, `idle`); it may still fall over its settings.
+    Assumed,
+}
+
 /// What the agent asks of its guest's services.
 pub(crate) trait SystemBus {
     /// `org.freedesktop.hostname1`: sets the static host name.
@@ -21,6 +30,8 @@ pub(crate) trait SystemBus {
     async fn reload_manager(&self) -> Result<()>;
     /// `org.freedesktop.systemd1`: restarts a unit and waits for the end of the job.
     async fn restart_unit(&self, unit: &UnitName) -> Result<()>;
+    /// `org.freedesktop.systemd1`: what this unit's being active means.
+    async fn readiness(&self, unit: &UnitName) -> Result<Readiness>;
     /// `org.freedesktop.systemd1`: the state of units, in the order asked.
     async fn unit_states(&self, units: &[UnitName]) -> Result<Vec<UnitHealth>>;
 }

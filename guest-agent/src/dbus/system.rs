@@ -9,7 +9,7 @@ use futures_util::StreamExt;
 use zbus::proxy::CacheProperties;
 use zbus::{Connection, OwnedObjectPath, connection, proxy};
 
-use super::SystemBus;
+use super::{Readiness, SystemBus};
 use crate::error::{Error, Reason, Result};
 
 /// Longest wait for an answer. hostnamed and timedated are started by the call, which takes a second on a slow disk.
@@ -31,9 +31,16 @@ trait Manager {
     async fn reload(&self) -> zbus::Result<()>;
     async fn restart_unit(&self, name: &str, mode: &str) -> zbus::Result<OwnedObjectPath>;
     async fn reset_failed_unit(&self, name: &str) -> zbus::Result<()>;
+    async fn load_unit(&self, name: &str) -> zbus::Result<OwnedObjectPath>;
     async fn list_units_by_names(&self, names: &[&str]) -> zbus::Result<Vec<UnitRow>>;
     #[zbus(signal)]
     fn job_removed(&self, id: u32, job: OwnedObjectPath, unit: String, result: String) -> zbus::Result<()>;
+}
+
+#[proxy(interface = "org.freedesktop.systemd1.Service", default_service = "org.freedesktop.systemd1")]
+trait Service {
+    #[zbus(property, name = "Type")]
+    fn kind(&self) -> zbus::Result<String>;
 }
 
 #[proxy(
@@ -156,6 +163,21 @@ impl SystemBus for SystemdBus {
                 Err(Error::new(Reason::UnitTimeout, format!("{unit} was not restarted within {seconds} s")))
             }
         }
+    }
+
+    async fn readiness(&self, unit: &UnitName) -> Result<Readiness> {
+        let fail = |cause| self.fail(&format!("ask for the type of {unit}"), cause);
+        if !unit.as_str().ends_with(".service") {
+            return Ok(Readiness::Announced);
+        }
+        let path = self.manager().await?.load_unit(unit.as_str()).await.map_err(fail)?;
+        let connection = self.connection().await?;
+        let service = ServiceProxy::builder(&connection).path(path);
+        let service = service.cache_properties(CacheProperties::No).build().await.map_err(fail)?;
+        Ok(match service.kind().await.map_err(fail)?.as_str() {
+            "simple" | "exec" | "idle" => Readiness::Assumed,
+            _ => Readiness::Announced,
+        })
     }
 
     async fn unit_states(&self, units: &[UnitName]) -> Result<Vec<UnitHealth>> {

@@ -174,20 +174,21 @@ fn chain(error: &reqwest::Error) -> String {
     text
 }
 
+/// Whether `found` holds for an error or one of its causes. An I/O error hides the error inside it from `source`.
+fn any_cause(error: &(dyn std::error::Error + 'static), found: fn(&(dyn std::error::Error + 'static)) -> bool) -> bool {
+    let inside = error.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
+    found(error)
+        || inside.is_some_and(|inside| any_cause(inside, found))
+        || error.source().is_some_and(|source| any_cause(source, found))
+}
+
 fn unreachable(base: &str, error: &reqwest::Error) -> Failure {
     use std::io::ErrorKind::{AddrNotAvailable, NetworkDown, NetworkUnreachable};
-    let (mut no_route, mut untrusted) = (false, false);
-    let mut cause = error.source();
-    while let Some(next) = cause {
-        if let Some(io) = next.downcast_ref::<std::io::Error>() {
-            no_route |= matches!(io.kind(), NetworkUnreachable | NetworkDown | AddrNotAvailable);
-            // The error of TLS is inside one of I/O, which `source` skips.
-            untrusted |= io.get_ref().is_some_and(|inner| inner.is::<rustls::Error>());
-        }
-        untrusted |= next.is::<rustls::Error>();
-        cause = next.source();
-    }
-    let (reason, retry) = match (no_route, untrusted) {
+    let no_route = any_cause(error, |cause| {
+        let io = cause.downcast_ref::<std::io::Error>();
+        io.is_some_and(|io| matches!(io.kind(), NetworkUnreachable | NetworkDown | AddrNotAvailable))
+    });
+    let (reason, retry) = match (no_route, any_cause(error, |cause| cause.is::<rustls::Error>())) {
         (true, _) => (Reason::NoRoute, Retry::Soon),
         (_, true) => (Reason::OrchestratorUntrusted, Retry::BackOff),
         _ => (Reason::OrchestratorUnreachable, Retry::BackOff),

@@ -141,6 +141,7 @@ impl<B: SystemBus + 'static> Agent<B> {
             }
             None => agent.begin(),
         }
+        agent.show_status();
         (agent, events)
     }
 
@@ -183,6 +184,10 @@ impl<B: SystemBus + 'static> Agent<B> {
             }
             Event::Reported(outcome) => self.reported(outcome),
         }
+        self.show_status();
+    }
+
+    fn show_status(&self) {
         if let Err(error) = self.status.save(&self.root) {
             log::warn(&error);
         }

@@ -46,9 +46,11 @@ const ALWAYS: &[(&str, Weight)] = &[
     // Histories: builders type secrets.
     ("/root/.*_history", Weight::Identity),
     ("/root/.*hist", Weight::Identity),
+    ("/root/.lesshst", Weight::Identity),
     ("/root/.viminfo", Weight::Identity),
     ("/home/*/.*_history", Weight::Identity),
     ("/home/*/.*hist", Weight::Identity),
+    ("/home/*/.lesshst", Weight::Identity),
     ("/home/*/.viminfo", Weight::Identity),
     // Logs of the build, and what apt can fetch again.
     ("/var/log/journal/*", Weight::Tidy),

@@ -9,7 +9,7 @@ use serde_json::Value;
 use tokio::time::{Instant, sleep};
 
 use super::transaction::{Change, FILE_LIMIT, Progress, Recovered, Stage, Transaction};
-use crate::dbus::SystemBus;
+use crate::dbus::{Readiness, SystemBus};
 use crate::error::{Error, Reason, Result};
 use crate::files::{Attributes, FileContent, Owner, Root};
 use crate::{layout, log, probes};
@@ -36,8 +36,8 @@ const FIRST_PAUSE: Duration = Duration::from_millis(20);
 /// Longest pause between two looks.
 const LAST_PAUSE: Duration = Duration::from_millis(500);
 
-/// A service that systemd calls active the moment it is forked may still fall over its settings. Where no probe of a
-/// port or page would notice, it has to stay up this long.
+/// A service that is active because it was forked ([`Readiness::Assumed`]) may still fall over its settings. Where no
+/// probe of a port or page would notice, it has to stay up this long.
 const SETTLE: Duration = Duration::from_millis(300);
 
 /// Mode of a file that neither the assignment nor the guest has one for.
@@ -240,19 +240,27 @@ async fn bring_up<B: SystemBus>(
         Restart::Always => Vec::new(),
         Restart::IfDown => bus.unit_states(&assignment.units).await?,
     };
-    let mut restarted = false;
-    for unit in &assignment.units {
-        if !before.iter().any(|state| state.unit == *unit && state.active == "active") {
-            bus.restart_unit(unit).await?;
-            restarted = true;
-        }
+    let was_active = |unit: &&UnitName| before.iter().any(|state| state.unit == **unit && state.active == "active");
+    let restarted: Vec<&UnitName> = assignment.units.iter().filter(|unit| !was_active(unit)).collect();
+    for unit in &restarted {
+        bus.restart_unit(unit).await?;
     }
     wait_for_units(bus, &assignment.units, deadlines.units).await?;
-    if restarted && !assignment.probes.iter().any(|probe| matches!(probe, Probe::Http(_) | Probe::Tcp(_))) {
+    let told_by_probe = assignment.probes.iter().any(|probe| matches!(probe, Probe::Http(_) | Probe::Tcp(_)));
+    if !told_by_probe && any_assumed(bus, &restarted).await? {
         sleep(SETTLE).await;
         wait_for_units(bus, &assignment.units, deadlines.units).await?;
     }
     wait_for_probes(bus, &assignment.probes, deadlines.probes).await
+}
+
+async fn any_assumed<B: SystemBus>(bus: &B, units: &[&UnitName]) -> Result<bool> {
+    for unit in units {
+        if bus.readiness(unit).await? == Readiness::Assumed {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 async fn wait_for_units<B: SystemBus>(bus: &B, units: &[UnitName], deadline: Duration) -> Result<()> {

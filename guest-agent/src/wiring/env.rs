@@ -2,12 +2,18 @@
 
 use super::lines::{Lines, check_key, scalar};
 use super::{Merge, bad_merge};
-use crate::error::Result;
+use crate::error::{Error, Reason, Result};
 
 /// Merges flat pairs. An assignment may run over several lines, inside quotes or behind a backslash.
 pub(crate) fn merge(text: &str, patch: &Merge) -> Result<String> {
     let mut lines = Lines::new(text);
     lines.lines = logical(lines.lines);
+    if lines.lines.last().is_some_and(|line| is_open(line)) {
+        return Err(Error::new(
+            Reason::FileSyntax,
+            "a quote or a backslash at the end of the file leaves a value open",
+        ));
+    }
     for (key, wanted) in patch {
         check_key(key, &['=', ' ', '\t', '"', '\'', '\\', '$'])?;
         let found: Vec<usize> = (0..lines.lines.len())
@@ -46,18 +52,18 @@ fn logical(physical: Vec<String>) -> Vec<String> {
             Some(last) if open => last.push_str(&line),
             _ => lines.push(line),
         }
-        open = lines.last().is_some_and(|line| continues(line));
+        open = lines.last().is_some_and(|line| is_open(line));
     }
     lines
 }
 
-fn continues(line: &str) -> bool {
+/// Whether a value goes on in the next line.
+fn is_open(line: &str) -> bool {
     let trimmed = line.trim_start();
-    if trimmed.starts_with(['#', ';']) || !line.ends_with('\n') {
+    if trimmed.starts_with(['#', ';']) {
         return false;
     }
-    let Some((_, value)) = trimmed.split_once('=') else { return false };
-    unquote(value.trim_start()).is_none()
+    trimmed.split_once('=').is_some_and(|(_, value)| unquote(value.trim_start()).is_none())
 }
 
 /// Key and value of an assignment; `None` for anything else.
@@ -70,45 +76,57 @@ fn read(line: &str) -> Option<(&str, String)> {
     Some((key.trim_end(), unquote(value.trim_start()).unwrap_or_default()))
 }
 
+/// Where in a value the reader is, as systemd's own `parse_env_file_internal` has it.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Place {
+    /// Before the value, or behind a closing quote: only here a quote opens.
+    Before,
+    Plain,
+    Single,
+    Double,
+}
+
 /// The value behind `=`; `None` when a quote or a backslash leaves it open at the end.
 fn unquote(text: &str) -> Option<String> {
     let text = text.strip_suffix('\n').unwrap_or(text);
     let text = text.strip_suffix('\r').unwrap_or(text);
     let mut value = String::new();
-    // Length up to which blanks count: those at the end of an unquoted value do not.
+    // Length up to which blanks count: those at the end of a plain value do not.
     let mut kept = 0;
-    let mut quote = None;
+    let mut place = Place::Before;
     let mut letters = text.chars();
+    // A backslash that ends the text hides the line break that was cut off.
     while let Some(letter) = letters.next() {
-        match (quote, letter) {
-            (None, '"' | '\'') => quote = Some(letter),
-            (Some(open), letter) if open == letter => {
-                quote = None;
-                kept = value.len();
-            }
-            (Some('\''), letter) => value.push(letter),
-            (Some(_), '\\') => match letters.next()? {
+        match (place, letter) {
+            (Place::Before, '"') => place = Place::Double,
+            (Place::Before, '\'') => place = Place::Single,
+            (Place::Before, blank) if blank.is_ascii_whitespace() => continue,
+            (Place::Double, '"') | (Place::Single, '\'') => place = Place::Before,
+            (Place::Double, '\\') => match letters.next()? {
                 escaped @ ('"' | '\\' | '`' | '$') => value.push(escaped),
                 '\n' => {}
                 other => value.extend(['\\', other]),
             },
-            (Some(_), letter) => value.push(letter),
-            (None, '\\') => match letters.next()? {
-                '\n' => {}
-                escaped => {
-                    value.push(escaped);
-                    kept = value.len();
-                }
-            },
-            (None, letter) => {
-                value.push(letter);
-                if !letter.is_whitespace() {
-                    kept = value.len();
+            (Place::Before | Place::Plain, '\\') => {
+                place = Place::Plain;
+                match letters.next()? {
+                    '\n' => {}
+                    escaped => value.push(escaped),
                 }
             }
+            (Place::Before, _) => {
+                place = Place::Plain;
+                value.push(letter);
+            }
+            (Place::Plain, blank) if blank.is_ascii_whitespace() => {
+                value.push(blank);
+                continue;
+            }
+            (Place::Plain | Place::Single | Place::Double, _) => value.push(letter),
         }
+        kept = value.len();
     }
-    if quote.is_some() {
+    if matches!(place, Place::Single | Place::Double) {
         return None;
     }
     value.truncate(kept);

@@ -45,6 +45,11 @@ fn merge_table(target: &mut dyn TableLike, style: Style, patch: &Merge) -> Resul
         };
         match target.get_mut(key) {
             Some(current) if same(current, &item) => continue,
+            // A table cannot stand where a value did, so it goes to the end.
+            Some(current) if current.is_value() != item.is_value() => {
+                target.remove(key);
+                target.insert(key, item);
+            }
             Some(current) => {
                 // A comment behind the value stays.
                 if let (Some(old), Some(new)) = (current.as_value(), item.as_value_mut()) {

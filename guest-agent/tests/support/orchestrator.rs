@@ -1,0 +1,194 @@
+//! An orchestrator's listener for agents: real TLS, a real CA, scripted decisions.
+
+use std::collections::VecDeque;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex};
+
+use axum::Router;
+use axum::extract::{Query, State};
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Json, Response};
+use axum::routing::{get, post};
+use contract::assignment::Assignment;
+use contract::enrolment::{EnrolRequest, EnrolResponse, Problem};
+use contract::health::{HealthReport, HealthResponse};
+use contract::ids::Generation;
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use hyper_util::service::TowerToHyperService;
+use rcgen::{BasicConstraints, CertificateParams, CertificateSigningRequestParams, IsCa, Issuer, KeyPair};
+use rustls::RootCertStore;
+use rustls::pki_types::PrivateKeyDer;
+use rustls::server::WebPkiClientVerifier;
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tokio_rustls::TlsAcceptor;
+
+/// A site's CA.
+pub struct Authority {
+    pub pem: String,
+    issuer: Issuer<'static, KeyPair>,
+    der: rustls::pki_types::CertificateDer<'static>,
+}
+
+impl Authority {
+    pub fn new() -> Self {
+        let key = KeyPair::generate().unwrap();
+        let mut params = CertificateParams::default();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let certificate = params.self_signed(&key).unwrap();
+        Self { pem: certificate.pem(), der: certificate.der().clone(), issuer: Issuer::new(params, key) }
+    }
+
+    fn server_config(&self) -> rustls::ServerConfig {
+        let key = KeyPair::generate().unwrap();
+        let certificate =
+            CertificateParams::new(["127.0.0.1".to_owned()]).unwrap().signed_by(&key, &self.issuer).unwrap();
+        let mut roots = RootCertStore::empty();
+        roots.add(self.der.clone()).unwrap();
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::clone(&provider))
+            .allow_unauthenticated()
+            .build()
+            .unwrap();
+        rustls::ServerConfig::builder_with_provider(provider)
+            .with_protocol_versions(&[&rustls::version::TLS13])
+            .unwrap()
+            .with_client_cert_verifier(verifier)
+            .with_single_cert(vec![certificate.der().clone()], PrivateKeyDer::try_from(key.serialize_der()).unwrap())
+            .unwrap()
+    }
+}
+
+/// What the orchestrator saw and what it will answer.
+#[derive(Default)]
+pub struct Book {
+    /// Every enrolment request.
+    pub enrolments: Vec<EnrolRequest>,
+    /// Refusals for the next enrolments, in order; after those it accepts.
+    pub refusals: VecDeque<(StatusCode, Problem)>,
+    /// Every health report.
+    pub reports: Vec<HealthReport>,
+    /// Requests that came without the right certificate.
+    pub strangers: usize,
+}
+
+#[derive(Clone)]
+struct Shared {
+    book: Arc<Mutex<Book>>,
+    authority: Arc<Authority>,
+    assignment: watch::Receiver<Option<Assignment>>,
+    has_certificate: bool,
+}
+
+/// A running listener.
+pub struct Orchestrator {
+    pub url: String,
+    pub ca: String,
+    pub book: Arc<Mutex<Book>>,
+    assignment: watch::Sender<Option<Assignment>>,
+    listener: tokio::task::JoinHandle<()>,
+}
+
+impl Orchestrator {
+    pub async fn start(authority: Authority) -> Self {
+        let socket = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address: SocketAddr = socket.local_addr().unwrap();
+        let (assignment, receiver) = watch::channel(None);
+        let book = Arc::new(Mutex::new(Book::default()));
+        let ca = authority.pem.clone();
+        let acceptor = TlsAcceptor::from(Arc::new(authority.server_config()));
+        let shared = Shared {
+            book: Arc::clone(&book),
+            authority: Arc::new(authority),
+            assignment: receiver,
+            has_certificate: false,
+        };
+        let listener = tokio::spawn(async move {
+            while let Ok((stream, _)) = socket.accept().await {
+                let (acceptor, shared) = (acceptor.clone(), shared.clone());
+                // Without it a small answer waits 40 ms for the acknowledgement of its own head.
+                stream.set_nodelay(true).unwrap();
+                tokio::spawn(async move {
+                    let Ok(stream) = acceptor.accept(stream).await else { return };
+                    let has_certificate = stream.get_ref().1.peer_certificates().is_some();
+                    let router = Router::new()
+                        .route("/v1/enrol", post(enrol))
+                        .route("/v1/assignment", get(assignment_after))
+                        .route("/v1/health", post(health))
+                        .with_state(Shared { has_certificate, ..shared });
+                    let _ = hyper_util::server::conn::auto::Builder::new(TokioExecutor::new())
+                        .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router))
+                        .await;
+                });
+            }
+        });
+        Self { url: format!("https://{address}"), ca, book, assignment, listener }
+    }
+
+    /// Makes an assignment the newest.
+    pub fn assign(&self, assignment: Assignment) {
+        self.assignment.send_replace(Some(assignment));
+    }
+
+    pub fn last_report(&self) -> Option<HealthReport> {
+        self.book.lock().unwrap().reports.last().cloned()
+    }
+}
+
+impl Drop for Orchestrator {
+    fn drop(&mut self) {
+        self.listener.abort();
+    }
+}
+
+async fn enrol(State(shared): State<Shared>, Json(request): Json<EnrolRequest>) -> Response {
+    let mut book = shared.book.lock().unwrap();
+    let csr = CertificateSigningRequestParams::from_pem(&request.csr).unwrap();
+    book.enrolments.push(request);
+    if let Some((status, problem)) = book.refusals.pop_front() {
+        return (status, Json(problem)).into_response();
+    }
+    let certificate = csr.signed_by(&shared.authority.issuer).unwrap().pem();
+    Json(EnrolResponse {
+        certificate,
+        ca: shared.authority.pem.clone(),
+        site: "acme-hq".parse().unwrap(),
+        instance: "mqtt".parse().unwrap(),
+        generation: Generation(1),
+    })
+    .into_response()
+}
+
+#[derive(serde::Deserialize)]
+struct Wait {
+    after: u64,
+}
+
+fn stranger(shared: &Shared) -> Option<Response> {
+    if shared.has_certificate {
+        return None;
+    }
+    shared.book.lock().unwrap().strangers += 1;
+    let problem = Problem { reason: "certificate-missing".into(), message: "enrol first".into(), retry_after: None };
+    Some((StatusCode::UNAUTHORIZED, Json(problem)).into_response())
+}
+
+async fn assignment_after(State(mut shared): State<Shared>, Query(wait): Query<Wait>) -> Response {
+    if let Some(refusal) = stranger(&shared) {
+        return refusal;
+    }
+    let newer = |assignment: &Option<Assignment>| assignment.as_ref().is_some_and(|a| a.generation.0 > wait.after);
+    match shared.assignment.wait_for(newer).await {
+        Ok(assignment) => Json(assignment.clone()).into_response(),
+        Err(_) => StatusCode::NO_CONTENT.into_response(),
+    }
+}
+
+async fn health(State(shared): State<Shared>, Json(report): Json<HealthReport>) -> Response {
+    if let Some(refusal) = stranger(&shared) {
+        return refusal;
+    }
+    let generation = report.generation;
+    shared.book.lock().unwrap().reports.push(report);
+    Json(HealthResponse { generation, interval: 1 }).into_response()
+}
