@@ -179,6 +179,9 @@ frontend:
     // What stands between braces is replaced as a whole, so it is left out here.
     let simple = text.replace("  tls: {ca: a, key: b}\n", "  tls:\n    ca: a\n    key: b\n");
     assert_eq!(merged(Yaml, &simple, patch), expected);
+    let empty = "a:\n  b:   # nothing\n\n  # about c\n  c: 1\n";
+    assert_eq!(merged(Yaml, empty, json!({ "a": { "b": null, "c": 5 } })), "a:\n\n  # about c\n  c: 5\n");
+    assert_eq!(merged(Yaml, empty, json!({ "a": { "b": [1] } })), empty.replace("b:   # nothing\n", "b:\n    - 1\n"));
     assert_eq!(merged(Yaml, "# only this", json!({ "a": { "b": 1 } })), "# only this\na:\n  b: 1\n");
     assert_eq!(merged(Yaml, "a: 1 # x\nb: 2", json!({ "c": "é" })), "a: 1 # x\nb: 2\nc: é\n");
     assert_eq!(merged(Yaml, "é: 1 # é\nb: x\n", json!({ "b": "z" })), "é: 1 # é\nb: z\n");

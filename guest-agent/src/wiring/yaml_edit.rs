@@ -60,6 +60,9 @@ pub(super) fn edit(text: &str, patch: &Merge) -> Option<String> {
     let mut edited = text.to_owned();
     // From the end, so that earlier places stay true. The sort is stable: insertions at one place keep their order.
     edits.sort_by_key(|(place, _)| place.start);
+    if edits.windows(2).any(|pair| pair[0].0.end > pair[1].0.start) {
+        return None;
+    }
     for (place, new) in edits.into_iter().rev() {
         // What is put at the end of a line without an ending needs one.
         let glue = place.is_empty() && place.start > 0 && !edited[..place.start].ends_with('\n');
@@ -262,9 +265,14 @@ impl<'a> Reader<'a> {
                     let start = self.byte(key_span.start.index());
                     let key_end = self.node(event, key_span)?.end();
                     let (event, value_span) = self.events.next()?;
-                    let value = self.node(event, value_span)?;
-                    // The place of a value that is not there may be anywhere behind its key.
-                    end = value.end().max(key_end);
+                    let value = match self.node(event, value_span)? {
+                        // The place of a value that is not there is that of whatever comes next.
+                        Node::Scalar { place, .. } if place.is_empty() => {
+                            Node::Scalar { place: key_end..key_end, in_line: false }
+                        }
+                        value => value,
+                    };
+                    end = value.end();
                     entries.push((Entry { key, start, value }, key_span.start.col()));
                 }
                 match entries.first() {
