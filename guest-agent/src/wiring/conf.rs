@@ -54,8 +54,8 @@ fn set(lines: &mut Lines, key: &str, values: &[String]) {
     for (index, value) in found.iter().zip(values) {
         lines.replace(*index, &format!("{key} {value}"));
     }
-    let after = found.last().map_or(end, |last| last + 1);
-    for (at, value) in (after..).zip(values.iter().skip(found.len())) {
+    let behind = found.last().map_or(end, |last| last + 1);
+    for (at, value) in (behind..).zip(values.iter().skip(found.len())) {
         lines.insert(at, &format!("{key} {value}"));
     }
     for index in found.iter().skip(values.len()).rev() {
