@@ -323,15 +323,14 @@ fn level_fits(
         let refuse = |message: &str, remedy: &str| Err(problems.refuse(Reason::BadMerge, &at, message, remedy));
         let good_key = match format {
             FileFormat::Env => {
-                !key.as_bytes().first().is_none_or(u8::is_ascii_digit)
+                !key.is_empty()
+                    && !key.starts_with(|first: char| first.is_ascii_digit())
                     && key.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_')
             }
             _ => {
-                !key.is_empty()
-                    && !key.starts_with(['#', ';', '['])
-                    && !key.chars().any(|letter| letter.is_control() || "=[]".contains(letter))
-                    && key.trim() == key
-                    && !(format == FileFormat::Conf && key.contains(char::is_whitespace))
+                let blank = |letter: char| format == FileFormat::Conf && letter.is_whitespace();
+                let usual = |letter: char| !letter.is_control() && !"=[]".contains(letter) && !blank(letter);
+                !key.is_empty() && !key.starts_with(['#', ';']) && key.trim() == key && key.chars().all(usual)
             }
         };
         if !good_key {
