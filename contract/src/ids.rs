@@ -37,6 +37,12 @@ fn is_label(text: &str, max: usize) -> bool {
         && bytes.iter().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || *byte == b'-')
 }
 
+/// A decimal number as it is printed: no sign, no leading zero. `str::parse` would take both.
+fn decimal<T: FromStr>(text: &str) -> Option<T> {
+    let canonical = text.bytes().all(|byte| byte.is_ascii_digit()) && (text == "0" || !text.starts_with('0'));
+    canonical.then(|| text.parse().ok()).flatten()
+}
+
 /// Defines a string newtype with a checking constructor.
 macro_rules! text_id {
     ($(#[$doc:meta])* $name:ident, $kind:literal, $expected:literal, $check:expr) => {
@@ -297,7 +303,7 @@ impl FromStr for Vmid {
     type Err = InvalidId;
 
     fn from_str(text: &str) -> Result<Self, InvalidId> {
-        text.parse::<u32>().map_err(|_| InvalidId::new("a VMID", text, "a number from 100 to 999999999"))?.try_into()
+        decimal::<u32>(text).ok_or_else(|| InvalidId::new("a VMID", text, "a number from 100 to 999999999"))?.try_into()
     }
 }
 
@@ -393,7 +399,7 @@ impl FromStr for Mac {
         let mut octets = [0u8; 6];
         let mut parts = text.split(':');
         for octet in &mut octets {
-            let part = parts.next().filter(|part| part.len() == 2).ok_or_else(wrong)?;
+            let part = parts.next().filter(|part| part.len() == 2 && !part.starts_with('+')).ok_or_else(wrong)?;
             *octet = u8::from_str_radix(part, 16).map_err(|_| wrong())?;
         }
         if parts.next().is_some() { Err(wrong()) } else { Self::new(octets) }
@@ -490,7 +496,7 @@ impl FromStr for Ipv4Cidr {
         let wrong = || InvalidId::new("an address", text, "`dhcp`, or IPv4 with prefix length like 192.168.20.10/24");
         let (address, prefix) = text.split_once('/').ok_or_else(wrong)?;
         let address = address.parse().map_err(|_| wrong())?;
-        let prefix = prefix.parse().ok().filter(|prefix| (8..=32).contains(prefix)).ok_or_else(wrong)?;
+        let prefix = decimal(prefix).filter(|prefix| (8..=32).contains(prefix)).ok_or_else(wrong)?;
         Ok(Self { address, prefix })
     }
 }
@@ -530,7 +536,7 @@ impl FromStr for PveVersion {
 
     fn from_str(text: &str) -> Result<Self, InvalidId> {
         let wrong = || InvalidId::new("a Proxmox version", text, "two or three numbers like 8.2");
-        let mut parts = text.split('.').map(|part| part.parse::<u16>().map_err(|_| wrong()));
+        let mut parts = text.split('.').map(|part| decimal::<u16>(part).ok_or_else(wrong));
         let major = parts.next().ok_or_else(wrong)??;
         let minor = parts.next().ok_or_else(wrong)??;
         match (parts.next().transpose()?, parts.next()) {
@@ -568,5 +574,32 @@ pub struct Generation(pub u64);
 impl fmt::Display for Generation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.fmt(f)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_are_read_only_as_they_are_printed() {
+        for text in ["100-199", "100 - 199"] {
+            assert_eq!(text.parse::<VmidRange>().map(String::from), Ok("100-199".to_owned()));
+        }
+        assert!(
+            ["+100-199", "0100-199", "100-", "-", "100-199-"].iter().all(|text| text.parse::<VmidRange>().is_err())
+        );
+        assert!("02:00:00:00:00:0a".parse::<Mac>().is_ok());
+        assert!(
+            ["02:00:00:00:00:+a", "02:00:00:00:00", "02:00:00:00:00:0g"].iter().all(|mac| mac.parse::<Mac>().is_err())
+        );
+        assert!("10.0.0.2/8".parse::<Ipv4Cidr>().is_ok());
+        assert!(
+            ["10.0.0.2/+8", "10.0.0.2/08", "10.0.0.2/7", "10.0.0.02/8"]
+                .iter()
+                .all(|ip| ip.parse::<Ipv4Cidr>().is_err())
+        );
+        assert_eq!("8.10".parse::<PveVersion>().map(|version| (version.major, version.minor)), Ok((8, 10)));
+        assert!(["8", "+8.2", "8.02", "8.2.x", "8.2.1.1"].iter().all(|text| text.parse::<PveVersion>().is_err()));
     }
 }

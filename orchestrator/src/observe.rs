@@ -5,11 +5,13 @@ use std::collections::BTreeSet;
 use contract::health::WiringOutcome;
 use contract::ids::{Generation, VmidRange};
 
+use futures_util::StreamExt;
+
 use crate::plan::{
-    Ledger, Observed, ObservedAgent, ObservedGuest, ObservedNet, ObservedStorage, ObservedTemplate, Owner, Power,
+    Ledger, Made, Observed, ObservedAgent, ObservedGuest, ObservedNet, ObservedStorage, ObservedTemplate, Owner, Power,
     Reservation, Settings, Window, WiringDigest,
 };
-use crate::proxmox::{Client, GuestConfig, GuestRow, Marker, NodeState, Problem, ProxmoxError, RunState};
+use crate::proxmox::{Client, GuestConfig, GuestRow, Marker, NodeState, ProxmoxError, RunState};
 use crate::store::{AgentRecord, Store, StoreError, now};
 
 /// What one look brings.
@@ -24,10 +26,12 @@ pub struct View {
 /// Reads the ledger and what the agents said.
 pub fn ledger(store: &Store, window: i64) -> Result<View, StoreError> {
     let mut view = View::default();
+    // Instances first: an enrolment in between then shows as enrolled, never as a closed window without agent.
+    let instances = store.instances()?;
     let mut agents = store.agents()?;
-    for (name, record) in store.instances()? {
+    for (name, record) in instances {
         let agent = agents.remove(&name);
-        let open = record.window_opened_at.is_some_and(|opened| now() - opened <= window);
+        let open = record.window_is_open(now(), window);
         view.observed.agents.insert(
             name.clone(),
             ObservedAgent {
@@ -43,6 +47,7 @@ pub fn ledger(store: &Store, window: i64) -> Result<View, StoreError> {
                 mac: record.mac,
                 generation: record.generation,
                 wiring: record.assignment.map(WiringDigest),
+                guest: if record.made_at.is_some() { Made::ByUs } else { Made::NotYet },
             },
         );
     }
@@ -66,103 +71,123 @@ fn decided(agent: &AgentRecord) -> Generation {
 }
 
 /// Reads the hypervisor. `range` is where guests of ours may be; what lies outside is only read when it says by its
-/// tags that it is ours.
+/// tags that it is ours. One guest or storage that cannot be read is noted and does not stop the others.
 pub async fn hypervisor(client: &Client, range: VmidRange, mut view: View) -> Result<View, ProxmoxError> {
-    let version = client.version().await?;
-    view.observed.version = Some(version.release);
-    let mut nodes = BTreeSet::new();
+    view.observed.version = Some(client.version().await?.release);
+    let mut online = BTreeSet::new();
+    let mut offline = BTreeSet::new();
+    for node in client.nodes().await? {
+        if node.state == NodeState::Online {
+            online.insert(node.node)
+        } else {
+            offline.insert(node.node)
+        };
+    }
+    let mut interesting = Vec::new();
     for row in client.guests().await? {
-        nodes.insert(row.guest.node.clone());
         let ours_by_tag = row.tags.has("ctrlable") || row.tags.has("ctrlable-template");
         let known = view.ledger.reservations.values().any(|reservation| reservation.vmid == row.guest.vmid);
-        if row.template && !ours_by_tag {
-            view.observed.guests.insert(row.guest.vmid, foreign(&row));
-        } else if ours_by_tag || known || range.contains(row.guest.vmid) {
-            read(client, &row, &mut view.observed).await?;
+        if !(ours_by_tag || known || range.contains(row.guest.vmid)) {
+            view.observed.guests.insert(row.guest.vmid, unread(&row, Owner::Foreign));
+        } else if offline.contains(&row.guest.node) {
+            view.observed.guests.insert(row.guest.vmid, unread(&row, Owner::Unknown));
         } else {
-            view.observed.guests.insert(row.guest.vmid, foreign(&row));
+            interesting.push(row);
         }
     }
-    for node in client.nodes().await?.into_iter().filter(|node| node.state == NodeState::Online) {
-        nodes.insert(node.node);
+    let looks = futures_util::stream::iter(interesting.iter().map(|row| look(client, row))).buffered(AT_ONCE);
+    for (row, seen) in interesting.iter().zip(looks.collect::<Vec<_>>().await) {
+        match seen {
+            Ok(Seen { guest, template }) => {
+                view.observed.guests.insert(row.guest.vmid, guest);
+                view.observed.templates.extend(template);
+            }
+            Err(error) => {
+                // Gone since the list was read, without its pool, or on a node in trouble: the next look will tell.
+                tracing::info!(vmid = row.guest.vmid.get(), reason = error.reason(), "a guest cannot be read now");
+                view.observed.guests.insert(row.guest.vmid, unread(row, Owner::Unknown));
+            }
+        }
     }
-    for node in nodes {
-        for storage in client.storages(&node).await? {
-            // A name that we could never write into a site is none that we could use.
-            let Ok(name) = storage.id.parse() else { continue };
-            view.observed.storages.push(ObservedStorage {
-                node: node.clone(),
-                storage: name,
-                active: storage.active && storage.enabled,
-                content: storage.content,
-                available: storage.available,
-            });
+    for node in online {
+        match client.storages(&node).await {
+            Ok(storages) => view.observed.storages.extend(storages.into_iter().filter_map(|storage| {
+                Some(ObservedStorage {
+                    node: node.clone(),
+                    // A name that could never be written into a site is none that we could use.
+                    storage: storage.id.parse().ok()?,
+                    active: storage.active && storage.enabled,
+                    content: storage.content,
+                    available: storage.available,
+                })
+            })),
+            Err(error) => {
+                tracing::warn!(%node, reason = error.reason(), %error, "the storages of a node cannot be listed");
+                view.observed.unreadable_nodes.insert(node);
+            }
         }
     }
     Ok(view)
 }
 
-fn foreign(row: &GuestRow) -> ObservedGuest {
+/// Guests that are read at once: as many as a node has workers for (pve-api 1).
+const AT_ONCE: usize = 3;
+
+/// A guest of which only the list's row is known.
+fn unread(row: &GuestRow, owner: Owner) -> ObservedGuest {
     ObservedGuest {
         kind: row.guest.kind,
         node: row.guest.node.clone(),
         power: Power::Stopped,
         lock: row.lock.clone(),
-        owner: Owner::Foreign,
+        owner,
         settings: None,
     }
 }
 
+/// What one guest turned out to be.
+struct Seen {
+    guest: ObservedGuest,
+    template: Option<ObservedTemplate>,
+}
+
 /// One guest: its settings, its marker, whether it runs. The list lags by some ten seconds (pve-api 16), so power comes
 /// from the guest itself.
-async fn read(client: &Client, row: &GuestRow, observed: &mut Observed) -> Result<(), ProxmoxError> {
+async fn look(client: &Client, row: &GuestRow) -> Result<Seen, ProxmoxError> {
     let guest = &row.guest;
-    let config = match client.guest_config(guest).await {
-        Ok(config) => config,
-        // Gone since the list was read, or still without its pool: what is there will show in the next look.
-        Err(error) if matches!(error.cause(), Problem::NotFound(_) | Problem::NotVisible { .. }) => {
-            observed.guests.insert(row.guest.vmid, ObservedGuest { lock: Some("unreadable".into()), ..foreign(row) });
-            return Ok(());
-        }
-        Err(error) => return Err(error),
-    };
-    let marker = Marker::parse(&config.description).unwrap_or_else(|error| {
-        tracing::warn!(vmid = row.guest.vmid.get(), reason = error.reason(), %error, "a marker cannot be read");
+    let config = client.guest_config(guest).await?;
+    let marker = config.marker().unwrap_or_else(|error| {
+        tracing::warn!(vmid = guest.vmid.get(), reason = error.reason(), %error, "a marker cannot be read");
         None
     });
-    let (owner, lock) = match marker {
-        Some(Marker::Template { release, template, .. }) if config.template => {
-            observed.templates.push(ObservedTemplate {
-                vmid: row.guest.vmid,
-                node: row.guest.node.clone(),
-                kind: row.guest.kind,
+    let mut template = None;
+    let owner = match marker {
+        Some(Marker::Template { release, template: name, .. }) if config.template => {
+            template = Some(ObservedTemplate {
+                vmid: guest.vmid,
+                node: guest.node.clone(),
+                kind: guest.kind,
                 release,
-                template,
+                template: name,
                 disk: gib(&config),
             });
-            (Owner::Foreign, config.lock.clone())
+            Owner::Foreign
         }
         Some(Marker::Guest { site, instance, release, template }) if !config.template => {
-            (Owner::Ours { site, instance, release, template }, config.lock.clone())
+            Owner::Ours { site, instance, release, template }
         }
-        _ => (Owner::Foreign, config.lock.clone()),
+        _ => Owner::Foreign,
     };
     let power = match owner {
         Owner::Ours { .. } if client.guest_status(guest).await?.state == RunState::Running => Power::Running,
         _ => Power::Stopped,
     };
-    observed.guests.insert(
-        row.guest.vmid,
-        ObservedGuest {
-            kind: row.guest.kind,
-            node: row.guest.node.clone(),
-            power,
-            lock,
-            owner,
-            settings: Some(settings(&config)),
-        },
-    );
-    Ok(())
+    let lock = config.lock.clone();
+    let settings = Some(settings(&config));
+    Ok(Seen {
+        guest: ObservedGuest { kind: guest.kind, node: guest.node.clone(), power, lock, owner, settings },
+        template,
+    })
 }
 
 fn settings(config: &GuestConfig) -> Settings {

@@ -18,12 +18,16 @@ use crate::observe;
 use crate::plan;
 use crate::proxmox::Client;
 use crate::site::{self, Follower, Look};
-use crate::status::{self, InTheWay};
+use crate::status::{self, InTheWay, Phase};
 use crate::store::{Event, EventKind, Store, StoreError, now};
 use crate::web::{self, Pulse, Web};
 
 /// Longest time between two passes: drift on the hypervisor is seen within it.
 const PASS: Duration = Duration::from_secs(30);
+/// Longest pass: three guests at a time, each call at most 35 s, and a node that is in trouble anyway.
+const LONGEST_PASS: Duration = Duration::from_secs(90);
+/// Where the ledger keeps the names of lost instances.
+const LOST: &str = "lost";
 /// Wake-ups within this time make one pass: a site of fifty guests reports fifty times after a merge.
 const GATHER: Duration = Duration::from_millis(50);
 
@@ -57,6 +61,7 @@ async fn serve(config: Config) -> anyhow::Result<ExitCode> {
         wake: wake.clone(),
         window: config.agents.window,
         interval: config.agents.interval,
+        refused: Default::default(),
     });
     let client = Client::new(config.proxmox.clone())?;
     let follower = Arc::new(Follower::new(&config, store.clone())?);
@@ -76,7 +81,6 @@ async fn serve(config: Config) -> anyhow::Result<ExitCode> {
         EventKind::Started,
         format!("ctrlable {} serves guests on {agents_address}, people on {web_address}", env!("CARGO_PKG_VERSION")),
     ))?;
-    executor.resume()?;
     tokio::spawn(guests);
     tokio::spawn(people);
     tokio::spawn(follow(follower.clone(), fetch, wake.clone(), config.source.interval));
@@ -126,9 +130,15 @@ impl Loop {
     async fn run(self) -> anyhow::Result<ExitCode> {
         let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
         let mut trouble = String::new();
-        let mut planned = String::new();
         loop {
-            let passed = self.pass(&mut planned).await?;
+            let passed = tokio::select! {
+                passed = tokio::time::timeout(LONGEST_PASS, self.pass()) => match passed {
+                    Ok(passed) => self.bearable(passed)?,
+                    Err(_) => Passed::Badly(format!("a pass took longer than {} s and was given up", LONGEST_PASS.as_secs())),
+                },
+                _ = terminate.recv() => break,
+                _ = interrupt.recv() => break,
+            };
             self.pulse.beat(matches!(passed, Passed::Well(_)));
             let sentence = match passed {
                 Passed::Well(sentence) => {
@@ -138,7 +148,7 @@ impl Loop {
                 Passed::NoRevision => "no revision accepted yet".to_owned(),
                 Passed::Badly(text) => {
                     if trouble != text {
-                        self.store.record(Event::new(EventKind::ProxmoxFailed, &text))?;
+                        self.record(Event::new(EventKind::ProxmoxFailed, &text));
                         trouble.clone_from(&text);
                     }
                     text
@@ -148,7 +158,7 @@ impl Loop {
             let _ = sd_notify::notify(&[NotifyState::Status(&sentence), NotifyState::Watchdog]);
             tokio::select! {
                 () = self.wake.notified() => tokio::time::sleep(GATHER).await,
-                () = tokio::time::sleep(self.pause()?) => {}
+                () = tokio::time::sleep(self.pause()) => {}
                 _ = terminate.recv() => break,
                 _ = interrupt.recv() => break,
             }
@@ -158,52 +168,128 @@ impl Loop {
         Ok(ExitCode::SUCCESS)
     }
 
-    /// Until the next pass: soon when an instance is to be tried again, regularly otherwise.
-    fn pause(&self) -> Result<Duration, StoreError> {
-        let next = self.store.instances()?.values().filter_map(|record| Some(record.trouble.as_ref()?.retry_at)).min();
-        let until = next.map_or(PASS, |at| Duration::from_secs(u64::try_from(at - now()).unwrap_or(0).max(1)));
-        Ok(until.min(PASS).mul_f64(1.0 + rand::random::<f64>() / 10.0))
+    /// A full disk or a busy ledger passes; a ledger that is damaged does not, and stops the loop loudly.
+    fn bearable(&self, passed: anyhow::Result<Passed>) -> anyhow::Result<Passed> {
+        match passed {
+            Err(error) => match error.downcast_ref::<StoreError>() {
+                Some(StoreError::Sqlite { .. }) => {
+                    tracing::error!(reason = "ledger-io", "{error:#}");
+                    Ok(Passed::Badly(error.to_string()))
+                }
+                _ => Err(error),
+            },
+            passed => passed,
+        }
     }
 
-    async fn pass(&self, planned: &mut String) -> anyhow::Result<Passed> {
+    /// Records an event; when the ledger cannot be written, the log has it at least.
+    fn record(&self, event: Event) {
+        if let Err(error) = self.store.record(event) {
+            tracing::error!(reason = error.reason(), %error, "an event could not be recorded");
+        }
+    }
+
+    /// Until the next pass: soon when an instance is to be tried again, regularly otherwise.
+    fn pause(&self) -> Duration {
+        let next = self.store.instances().ok().and_then(|records| {
+            let now = now();
+            let troubles = records.into_values().filter_map(|record| record.trouble);
+            troubles.filter(|trouble| trouble.is_resting(now)).map(|trouble| trouble.retry_at - now).min()
+        });
+        let until = next.and_then(|seconds| u64::try_from(seconds).ok()).map_or(PASS, Duration::from_secs);
+        // Up to a tenth more, by chance, and never before the instance's time has come.
+        until.min(PASS).mul_f64(1.0 + rand::random::<f64>() / 10.0)
+    }
+
+    async fn pass(&self) -> anyhow::Result<Passed> {
+        self.executor.resume()?;
+        self.note_lost()?;
         let Some(verified) = self.follower.current() else { return Ok(Passed::NoRevision) };
         self.close_windows()?;
-        let secrets = match site::secrets(&self.config) {
-            Ok(secrets) => secrets,
-            Err(error) => return Ok(Passed::Badly(error.to_string())),
+        let wishes = {
+            let secrets = site::secrets(&self.config);
+            site::wishes(&verified, &self.agents.ca, &secrets)?
         };
-        let wishes = site::wishes(&verified, &self.agents.ca, &secrets)?;
-        drop(secrets);
         let window = i64::try_from(self.config.agents.window.as_secs()).unwrap_or(i64::MAX);
+        // What is observed of an instance that is busy now may be out of date before its lane ends.
         let busy = self.executor.busy();
         let range = verified.site().proxmox.vmids;
         let view = match observe::hypervisor(&self.client, range, observe::ledger(&self.store, window)?).await {
             Ok(view) => view,
             Err(error) => return Ok(Passed::Badly(error.to_string())),
         };
-        let mut plan = plan::plan(&wishes.desired, &view.observed, &view.ledger);
+        let plan = plan::plan(&wishes.desired, &view.observed, &view.ledger);
+        let wanted: BTreeSet<InstanceName> = verified.site().instances.keys().cloned().collect();
+        self.forget_ghosts(&view, &wanted, &busy)?;
         let summary = summary(&plan);
-        self.store.set_meta("plan", &serde_json::to_string(&plan)?)?;
-        // What was observed of a busy instance may be out of date before its lane ends.
-        plan.instances.retain(|part| !busy.contains(&part.instance));
+        let text = serde_json::to_string(&plan)?;
+        if self.store.meta("plan")?.as_ref() != Some(&text) {
+            self.store.set_meta("plan", &text)?;
+        }
         self.note_blocked(&plan, &busy)?;
         let hash = plan.hash();
-        let work = Arc::new(Work { plan, assignments: wishes.assignments });
-        if self.executor.start(&work)? > 0 && *planned != hash {
+        let prune = verified.site().prune;
+        let work = Arc::new(Work { plan, wanted, prune, assignments: wishes.assignments });
+        if self.executor.start(&work, &busy)? > 0 {
             self.store.record(
                 Event::new(EventKind::Planned, format!("{summary}, plan {}", &hash[..12]))
                     .revision(verified.revision()),
             )?;
-            *planned = hash;
         }
         Ok(Passed::Well(summary))
+    }
+
+    /// Gives up reservations of what is neither asked for nor there.
+    fn forget_ghosts(
+        &self,
+        view: &observe::View,
+        wanted: &BTreeSet<InstanceName>,
+        busy: &BTreeSet<InstanceName>,
+    ) -> Result<(), StoreError> {
+        for (name, held) in &view.ledger.reservations {
+            if !wanted.contains(name) && !busy.contains(name) && !view.observed.guests.contains_key(&held.vmid) {
+                self.store.release_instance(name)?;
+                self.store.record(
+                    Event::new(
+                        EventKind::Released,
+                        format!("{name} is neither asked for nor there; number {} is free again", held.vmid),
+                    )
+                    .instance(name),
+                )?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Instances that stopped reporting stand in the event log, once.
+    fn note_lost(&self) -> Result<(), StoreError> {
+        let lost: BTreeMap<String, String> = status::instances(&self.store, now())?
+            .into_iter()
+            .filter(|status| status.phase == Phase::Lost)
+            .map(|status| (status.instance.to_string(), status.cause))
+            .collect();
+        let known: BTreeSet<String> =
+            self.store.meta(LOST)?.and_then(|text| serde_json::from_str(&text).ok()).unwrap_or_default();
+        let names: BTreeSet<String> = lost.keys().cloned().collect();
+        if names == known {
+            return Ok(());
+        }
+        for (name, cause) in lost.iter().filter(|(name, _)| !known.contains(*name)) {
+            let event = Event::new(EventKind::Lost, format!("{name}: {cause}")).reason("guest-lost");
+            self.store.record(match name.parse() {
+                Ok(instance) => event.instance(&instance),
+                Err(_) => event,
+            })?;
+        }
+        // Serialising strings cannot fail.
+        self.store.set_meta(LOST, &serde_json::to_string(&names).unwrap_or_default())
     }
 
     /// A guest that did not enrol in its time is in trouble; the next plan starts it again.
     fn close_windows(&self) -> Result<(), StoreError> {
         let window = i64::try_from(self.config.agents.window.as_secs()).unwrap_or(i64::MAX);
         for (name, record) in self.store.instances()? {
-            if record.window_opened_at.is_some_and(|opened| now() - opened > window) {
+            if record.window_opened_at.is_some() && !record.window_is_open(now(), window) {
                 let message = format!(
                     "it was started and did not enrol within {window} s: look at its console and network, and at \
                      `ctrlable-agent status` in it; it is started again"
@@ -229,13 +315,15 @@ impl Loop {
             .map(|(name, way)| (name.clone(), way.clone()))
             .collect();
         for part in &plan.instances {
-            let Some(blocked) = &part.blocked else { continue };
+            let Some(blocked) = part.blocked.as_ref().filter(|_| !busy.contains(&part.instance)) else { continue };
             let way = InTheWay {
                 reason: blocked.reason.to_owned(),
                 message: blocked.message.clone(),
                 remedy: blocked.remedy.clone(),
             };
-            if known.get(part.instance.as_str()) != Some(&way) {
+            // Figures in the text change all the time; and a backup's lock is no news.
+            let news = known.get(part.instance.as_str()).is_none_or(|before| before.reason != way.reason);
+            if news && !status::PASSING.contains(&blocked.reason) {
                 self.store.record(
                     Event::new(EventKind::Blocked, format!("{}: {}. {}", part.instance, way.message, way.remedy))
                         .instance(&part.instance)

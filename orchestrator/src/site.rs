@@ -193,6 +193,8 @@ impl Follower {
             )
             .revision(site.revision()),
         )?;
+        // An operator's consent to a rewrite is for once.
+        self.store.forget_meta(ACCEPTED_REWRITE)?;
         self.set_current(site.clone());
         Ok(())
     }
@@ -235,8 +237,18 @@ pub struct Wishes {
     pub assignments: BTreeMap<InstanceName, (String, Assignment)>,
 }
 
-/// Renders every instance's assignment; one that cannot be rendered blocks its instance only.
-pub fn wishes(site: &CheckedSite, ca: &SiteCa, secrets: &Secrets) -> Result<Wishes, contract::ids::InvalidId> {
+/// Renders every instance's assignment; one that cannot be rendered blocks its instance only, and a secrets file that
+/// cannot be read blocks those that need a secret.
+pub fn wishes(
+    site: &CheckedSite,
+    ca: &SiteCa,
+    secrets: &Result<Secrets, SecretsError>,
+) -> Result<Wishes, contract::ids::InvalidId> {
+    let none = Secrets::default();
+    let (secrets, trouble) = match secrets {
+        Ok(secrets) => (secrets, None),
+        Err(error) => (&none, Some(error)),
+    };
     let mut assignments = BTreeMap::new();
     let desired = Desired::of(site, |instance| {
         let (document, release) = (site.site(), site.release());
@@ -256,6 +268,11 @@ pub fn wishes(site: &CheckedSite, ca: &SiteCa, secrets: &Secrets) -> Result<Wish
                 assignments.insert(instance.clone(), (digest, assignment));
                 wished
             }
+            Err(wiring::WiringError::SecretMissing(_)) if let Some(error) = trouble => Wished::Missing {
+                reason: error.reason(),
+                message: error.to_string(),
+                remedy: "it is read again by itself".into(),
+            },
             Err(error) => error.wished(),
         }
     })?;

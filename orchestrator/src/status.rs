@@ -92,13 +92,13 @@ pub fn phase(
             None => (Phase::Pending, "reserved".into(), None),
         };
     };
-    let (Some(report), Some(seen)) = (&agent.report, agent.last_seen) else {
-        return (Phase::Provisioning, "enrolled; its first report has not come yet".into(), None);
-    };
-    let silent = now - seen;
+    let silent = now - agent.last_seen.unwrap_or(agent.enrolled_at);
     if silent > interval * MISSED + 5 {
         return (Phase::Lost, format!("no report for {silent} s"), Some("guest-lost".into()));
     }
+    let Some(report) = &agent.report else {
+        return (Phase::Provisioning, "enrolled; its first report has not come yet".into(), None);
+    };
     let problems = report.problems();
     if !problems.is_empty() {
         return (Phase::Degraded, problems.join("; "), Some("guest-degraded".into()));
@@ -128,7 +128,7 @@ pub struct InTheWay {
 pub const BLOCKED: &str = "blocked";
 
 /// Reasons that come and go by themselves, such as a backup: they do not make a healthy guest any less so.
-const PASSING: [&str; 2] = ["guest-locked", "guest-unreadable"];
+pub const PASSING: [&str; 2] = ["guest-locked", "guest-unreadable"];
 
 /// What is in the way, by instance.
 pub fn in_the_way(store: &Store) -> Result<BTreeMap<String, InTheWay>, StoreError> {

@@ -158,7 +158,7 @@ fn exposition(web: &Web) -> Result<String, crate::store::StoreError> {
         .into_iter()
         .map(|(kind, reason, count)| (format!("{{kind=\"{kind}\",reason=\"{reason}\"}}"), count as f64))
         .collect();
-    family("events_total", "counter", "Events by kind and reason.", &counts);
+    family("events", "gauge", "Events in the log by kind and reason.", &counts);
     family(
         "ready",
         "gauge",

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::problems::{Checked, Path, Problems};
 use super::raw::{self, Given};
-use super::site::{CPU, DISK, RAM};
+use super::site::{CPU, DISK, RAM, resource};
 use super::wiring;
 use crate::assignment::{HttpProbe, Probe, TcpProbe};
 use crate::ids::{ReleaseId, TemplateName};
@@ -212,9 +212,9 @@ fn os(problems: &Problems<'_>, at: &Path<'_>, raw: raw::Os) -> Checked<Os> {
 }
 
 fn resources(problems: &Problems<'_>, at: &Path<'_>, raw: raw::Resources) -> Checked<Resources> {
-    let one = |name, given, range| {
+    let one = |name, given, bounds| {
         let at = at.key(name);
-        problems.need(&at, given).and_then(|number| problems.number(&at, Reason::BadResources, number, range, "usable"))
+        problems.need(&at, given).and_then(|number| resource(problems, &at, number, bounds))
     };
     let (cpu, ram, disk) = (one("cpu", raw.cpu, CPU), one("ram", raw.ram, RAM), one("disk", raw.disk, DISK));
     Ok(Resources { cpu: cpu?, ram: ram?, disk: disk? })
@@ -244,7 +244,7 @@ fn probes(problems: &Problems<'_>, at: &Path<'_>, raw: Vec<raw::Probe>) -> Check
 }
 
 fn probe(problems: &Problems<'_>, at: &Path<'_>, raw: raw::Probe) -> Checked<Probe> {
-    let refused_below = ["unit", "http", "tcp"].into_iter().find_map(|field| problems.refused(&at.key(field)));
+    let refused_below = problems.refused(at);
     match (raw.unit.0, raw.http.0, raw.tcp.0) {
         (Some(unit), None, None) => problems.parse(&at.key("unit"), Reason::BadUnit, &unit).map(Probe::Unit),
         (None, Some(raw), None) => {

@@ -65,7 +65,7 @@ impl<T: JsonSchema> JsonSchema for Given<T> {
     }
 }
 
-/// `{ secret: name }`: a secret of the site by its name. The secret itself stands in the site's `secrets.age`.
+/// `{ secret: name }`: a secret of the site by its name. The secret itself stands in the orchestrator's secrets file.
 #[derive(Debug, serde::Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct SecretRef {

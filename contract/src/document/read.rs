@@ -109,6 +109,18 @@ impl Reader<'_> {
         result.map_err(|error| Error::Reported(self.settle(error)))
     }
 
+    fn no_mapping(&self) -> Error {
+        let remedy = match (self.path, &self.node.content) {
+            (Path::Root, _) => "write `name: value` lines".to_owned(),
+            (_, Content::Plain(Plain::Null)) => {
+                let name = self.name();
+                format!("write `name: value` lines, indented below `{name}:`; write `{name}: {{}}` if none is meant")
+            }
+            _ => format!("write `name: value` lines, indented below `{}:`", self.name()),
+        };
+        self.wrong_type("a mapping", remedy)
+    }
+
     fn fields<'de, V: Visitor<'de>>(
         &self,
         visitor: V,
@@ -118,10 +130,7 @@ impl Reader<'_> {
             Content::Map(fields) => {
                 self.settled(visitor.visit_map(Fields { of: *self, fields: fields.iter(), known, value: None }))
             }
-            _ => {
-                Err(self
-                    .wrong_type("a mapping", format!("write `name: value` lines, indented below `{}:`", self.name())))
-            }
+            _ => Err(self.no_mapping()),
         }
     }
 }

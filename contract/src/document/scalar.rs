@@ -21,12 +21,12 @@ pub(super) fn resolve(text: &str) -> Plain {
         "" | "~" | "null" | "Null" | "NULL" => return Plain::Null,
         "true" | "True" | "TRUE" => return Plain::Bool(true),
         "false" | "False" | "FALSE" => return Plain::Bool(false),
-        ".nan" | ".NaN" | ".NAN" => return Plain::Unclear("not a number"),
+        ".nan" | ".NaN" | ".NAN" => return Plain::Unclear("something that is not a number"),
         _ => {}
     }
     let unsigned = text.strip_prefix(['-', '+']).unwrap_or(text);
     if matches!(unsigned, ".inf" | ".Inf" | ".INF") {
-        return Plain::Unclear("infinite");
+        return Plain::Unclear("an infinite number");
     }
     for (prefix, radix) in [("0x", 16), ("0o", 8)] {
         if let Some(digits) = text.strip_prefix(prefix)
@@ -34,7 +34,7 @@ pub(super) fn resolve(text: &str) -> Plain {
             && digits.chars().all(|digit| digit.is_digit(radix))
         {
             return u64::from_str_radix(digits, radix)
-                .map_or(Plain::Unclear("larger than 64 bits"), |number| Plain::Number(number.into()));
+                .map_or(Plain::Unclear("a number larger than 64 bits"), |number| Plain::Number(number.into()));
         }
     }
     if !unsigned.is_empty() && unsigned.bytes().all(|byte| byte.is_ascii_digit()) {
@@ -45,7 +45,7 @@ pub(super) fn resolve(text: &str) -> Plain {
             .parse()
             .ok()
             .and_then(serde_json::Number::from_f64)
-            .map_or(Plain::Unclear("larger than 64 bits"), Plain::Number);
+            .map_or(Plain::Unclear("a number larger than 64 bits"), Plain::Number);
     }
     Plain::Text
 }
@@ -53,13 +53,13 @@ pub(super) fn resolve(text: &str) -> Plain {
 /// A decimal number. A leading zero means octal in YAML 1.1 and nothing in YAML 1.2, so it is not guessed.
 fn integer(text: &str, unsigned: &str) -> Plain {
     if unsigned.len() > 1 && unsigned.starts_with('0') {
-        return Plain::Unclear("a number with a leading zero, which some read as octal");
+        return Plain::Unclear("a number with a leading zero (octal to some)");
     }
     let text = text.strip_prefix('+').unwrap_or(text);
     match (text.parse::<i64>(), text.parse::<u64>()) {
         (Ok(number), _) => Plain::Number(number.into()),
         (_, Ok(number)) => Plain::Number(number.into()),
-        _ => Plain::Unclear("larger than 64 bits"),
+        _ => Plain::Unclear("a number larger than 64 bits"),
     }
 }
 

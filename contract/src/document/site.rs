@@ -22,13 +22,26 @@ const MOST_VMIDS: u32 = 100_000;
 /// IANA's port of MQTT without TLS.
 const MQTT_PORT: u16 = 1883;
 
-/// Bounds of the resources: cores, MiB and GiB. Proxmox takes 1 to 8192 cores and at least 16 MiB (pve-api 2.4); more
-/// than 512 cores, 4 TiB of memory or 128 TiB of disk for one appliance is a mistake in the unit.
-pub(super) const CPU: std::ops::RangeInclusive<i64> = 1..=512;
-/// See [`CPU`].
-pub(super) const RAM: std::ops::RangeInclusive<i64> = 16..=4_194_304;
-/// See [`CPU`].
-pub(super) const DISK: std::ops::RangeInclusive<i64> = 1..=131_072;
+/// What a resource may be. Proxmox takes 1 to 8192 cores and at least 16 MiB (pve-api 2.4); more than 512 cores, 4 TiB of
+/// memory or 128 TiB of disk for one appliance is a mistake in the unit.
+pub(super) struct Bounds {
+    /// Smallest and largest number.
+    range: std::ops::RangeInclusive<i64>,
+    /// In words, with the unit.
+    what: &'static str,
+}
+
+/// Cores.
+pub(super) const CPU: Bounds = Bounds { range: 1..=512, what: "a usable number of cores" };
+/// Memory.
+pub(super) const RAM: Bounds = Bounds { range: 16..=4_194_304, what: "a usable size of memory in MiB" };
+/// Disk.
+pub(super) const DISK: Bounds = Bounds { range: 1..=131_072, what: "a usable size of a disk in GiB" };
+
+/// One resource within its bounds.
+pub(super) fn resource(problems: &Problems<'_>, at: &Path<'_>, number: i64, bounds: Bounds) -> Checked<u32> {
+    problems.number(at, Reason::BadResources, number, bounds.range, bounds.what)
+}
 
 /// Checks everything that the site alone can tell.
 pub(super) fn validate(problems: &Problems<'_>, raw: raw::Site) -> Checked<Site> {
@@ -171,7 +184,7 @@ fn is_host(text: &str) -> bool {
 
 /// `{ secret: name }`. Nothing of a wrong value is quoted.
 fn secret(problems: &Problems<'_>, at: &Path<'_>, value: &Value) -> Checked<SecretRef> {
-    const REMEDY: &str = "write `{ secret: name }` and put the value into the site's secrets.age under that name; \
+    const REMEDY: &str = "write `{ secret: name }` and put the value under that name into the orchestrator's secrets file; \
                           what stood here is in git's history now: change it where it is used";
     match value {
         Value::Object(fields) => secret_fields(problems, at, fields),
@@ -282,11 +295,8 @@ fn instance(problems: &Problems<'_>, at: &Path<'_>, vmids: Option<VmidRange>, ra
     });
     let resources = raw.resources.0.map_or(Ok(ResourceOverride::default()), |raw| {
         let at = at.key("resources");
-        let one = |name, given: Given<i64>, range| {
-            given
-                .0
-                .map(|number| problems.number(&at.key(name), Reason::BadResources, number, range, "usable"))
-                .transpose()
+        let one = |name, given: Given<i64>, bounds| {
+            given.0.map(|number| resource(problems, &at.key(name), number, bounds)).transpose()
         };
         let (cpu, ram, disk) = (one("cpu", raw.cpu, CPU), one("ram", raw.ram, RAM), one("disk", raw.disk, DISK));
         Ok(ResourceOverride { cpu: cpu?, ram: ram?, disk: disk? })

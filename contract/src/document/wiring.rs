@@ -180,9 +180,10 @@ pub(super) fn value_fits(kind: &InputKind, value: &Value) -> Result<(), Misfit> 
         (InputKind::Secret, _) => Err(Misfit {
             reason: Reason::PlainSecret,
             message: "a secret stands here in plain text",
-            remedy: "write `{ secret: name }` and put the value into the site's secrets.age under that name; what \
+            remedy:
+                "write `{ secret: name }` and put the value under that name into the orchestrator's secrets file; what \
                      stood here is in git's history now: change it where it is used"
-                .to_owned(),
+                    .to_owned(),
         }),
         (InputKind::Mqtt, _) => {
             misfit("this input is the site's MQTT service", "take it out, and define `shared.mqtt`")
@@ -323,16 +324,14 @@ fn level_fits(
         let refuse = |message: &str, remedy: &str| Err(problems.refuse(Reason::BadMerge, &at, message, remedy));
         let good_key = match format {
             FileFormat::Env => {
-                !key.as_bytes().first().is_none_or(u8::is_ascii_digit)
+                !key.is_empty()
+                    && !key.starts_with(|first: char| first.is_ascii_digit())
                     && key.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_')
             }
             _ => {
-                let forbidden = |letter: char| {
-                    letter.is_control()
-                        || "=[]".contains(letter)
-                        || (format == FileFormat::Conf && letter.is_whitespace())
-                };
-                !key.is_empty() && !key.starts_with(['#', ';']) && !key.contains(forbidden) && key.trim() == key
+                let blank = |letter: char| format == FileFormat::Conf && letter.is_whitespace();
+                let usual = |letter: char| !letter.is_control() && !"=[]".contains(letter) && !blank(letter);
+                !key.is_empty() && !key.starts_with(['#', ';']) && key.trim() == key && key.chars().all(usual)
             }
         };
         if !good_key {

@@ -5,7 +5,7 @@ use contract::enrolment::{EnrolRequest, EnrolResponse, Problem};
 use subtle::ConstantTimeEq;
 
 use super::{Agents, CaError, Peer};
-use crate::store::{Conflict, Enrolment, Event, EventKind, StoreError, now};
+use crate::store::{Conflict, Enrolment, Event, EventKind, StoreError};
 
 /// Why a guest does not get a certificate.
 #[derive(Debug, thiserror::Error)]
@@ -90,7 +90,10 @@ pub(super) fn enrol(agents: &Agents, request: &EnrolRequest, peer: &Peer) -> Res
             }
         }
     };
-    agents.store.record(event)?;
+    // Who is refused again and again must not push everything else out of the event log.
+    if outcome.is_ok() || agents.is_news(peer.address.ip(), outcome.as_ref().err().map_or("", Refused::reason)) {
+        agents.store.record(event)?;
+    }
     outcome
 }
 
@@ -124,12 +127,6 @@ fn decide(agents: &Agents, request: &EnrolRequest, peer: &Peer) -> Result<EnrolR
     if request.identity.sealed_machine_id.as_ref() == Some(&request.identity.machine_id) {
         return Err(Refused::NotReset);
     }
-    let known = agents.store.agent(&instance)?;
-    let window = i64::try_from(agents.window.as_secs()).unwrap_or(i64::MAX);
-    let open = record.window_opened_at.is_some_and(|opened| now() - opened <= window);
-    if known.is_none() && !open {
-        return Err(Refused::Window(instance));
-    }
     let signed = agents.ca.sign(&request.csr, &agents.site, &instance)?;
     let enrolment = Enrolment {
         instance: &instance,
@@ -138,8 +135,10 @@ fn decide(agents: &Agents, request: &EnrolRequest, peer: &Peer) -> Result<EnrolR
         identity: &request.identity,
         address: peer.address.ip(),
     };
-    match agents.store.enrol(&enrolment)? {
+    let window = i64::try_from(agents.window.as_secs()).unwrap_or(i64::MAX);
+    match agents.store.enrol(&enrolment, window)? {
         Ok(()) => {}
+        Err(Conflict::WindowClosed) => return Err(Refused::Window(instance)),
         Err(Conflict::AlreadyEnrolled) => return Err(Refused::Already(instance)),
         Err(Conflict::SameMachineId(other)) => return Err(Refused::SameMachineId(other)),
         Err(Conflict::SameHostKey(other)) => return Err(Refused::SameHostKey(other)),

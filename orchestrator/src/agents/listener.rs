@@ -6,7 +6,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Extension;
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper::server::conn::http1;
+use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use rustls::server::WebPkiClientVerifier;
 use rustls::{RootCertStore, ServerConfig};
@@ -22,6 +23,9 @@ const CONNECTIONS: usize = 2048;
 const HANDSHAKE: Duration = Duration::from_secs(10);
 /// Headers come in one packet.
 const HEADERS: Duration = Duration::from_secs(10);
+
+/// Whole life of a connection without certificate: one enrolment takes a second. It cannot hold its place for longer.
+const STRANGER: Duration = Duration::from_secs(30);
 
 /// Why the listener does not stand.
 #[derive(Debug, thiserror::Error)]
@@ -128,10 +132,15 @@ async fn connection(stream: TcpStream, address: SocketAddr, acceptor: TlsAccepto
     };
     let certificate =
         stream.get_ref().1.peer_certificates().and_then(|chain| chain.first()).map(|leaf| ca::digest(leaf));
+    let stranger = certificate.is_none();
     let service = TowerToHyperService::new(router.layer(Extension(Peer { address, certificate })));
-    let mut server = hyper_util::server::conn::auto::Builder::new(TokioExecutor::new());
-    server.http1().timer(TokioTimer::new()).header_read_timeout(HEADERS);
-    if let Err(error) = server.serve_connection(TokioIo::new(stream), service).await {
-        tracing::debug!(%address, %error, "a connection ended early");
+    let mut server = http1::Builder::new();
+    server.timer(TokioTimer::new()).header_read_timeout(HEADERS);
+    let serving = server.serve_connection(TokioIo::new(stream), service);
+    let ended = if stranger { tokio::time::timeout(STRANGER, serving).await } else { Ok(serving.await) };
+    match ended {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => tracing::debug!(%address, %error, "a connection ended early"),
+        Err(_) => tracing::debug!(%address, "a connection without certificate took too long"),
     }
 }

@@ -5,10 +5,10 @@ mod enrol;
 mod listener;
 mod serve;
 
-use std::collections::BTreeMap;
-use std::net::SocketAddr;
-use std::sync::{Arc, RwLock};
-use std::time::Duration;
+use std::collections::{BTreeMap, HashMap};
+use std::net::{IpAddr, SocketAddr};
+use std::sync::{Arc, Mutex, RwLock};
+use std::time::{Duration, Instant};
 
 use contract::assignment::Assignment;
 use contract::ids::{InstanceName, SiteName};
@@ -77,6 +77,32 @@ pub struct Agents {
     pub window: Duration,
     /// How often a guest reports when nothing changes.
     pub interval: Duration,
+    /// Refusals that were recorded lately, by address and reason.
+    pub refused: Mutex<HashMap<(IpAddr, &'static str), Instant>>,
+}
+
+/// Time in which one address is refused for one reason without being recorded again.
+const SAME_REFUSAL: Duration = Duration::from_secs(600);
+/// Refusals that are remembered; beyond that, old ones are forgotten first.
+const REFUSALS: usize = 1024;
+
+impl Agents {
+    /// Whether a refusal has not been recorded lately.
+    fn is_news(&self, address: IpAddr, reason: &'static str) -> bool {
+        let mut refused = self.refused.lock().unwrap_or_else(|held| held.into_inner());
+        let now = Instant::now();
+        if refused.get(&(address, reason)).is_some_and(|last| now.duration_since(*last) < SAME_REFUSAL) {
+            return false;
+        }
+        if refused.len() >= REFUSALS {
+            refused.retain(|_, last| now.duration_since(*last) < SAME_REFUSAL);
+            if refused.len() >= REFUSALS {
+                return false;
+            }
+        }
+        refused.insert((address, reason), now);
+        true
+    }
 }
 
 /// Who is on the other end of a connection.

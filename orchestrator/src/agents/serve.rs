@@ -141,6 +141,7 @@ fn note(
     report: &HealthReport,
     peer: &Peer,
 ) -> Result<Generation, StoreError> {
+    agents.store.lift_generation(instance, report.generation)?;
     let newest = agents.store.instance(instance)?.map_or(Generation(0), |record| record.generation);
     let problems = report.problems();
     let healthy =

@@ -4,15 +4,16 @@ use std::time::Duration;
 
 use contract::ids::Vmid;
 use contract::manifest::GuestKind;
+use contract::site::Prune;
 use tokio::time::Instant;
 
-use super::{Executor, StepError, Work, crash_point, hostname};
+use super::{Executor, StepError, Work, crash_point, fingerprint, hostname, lock};
 use crate::plan::{Action, Change, InstancePlan, Setting, Step, describe};
 use crate::proxmox::{
     AfterTimeout, Backup, BackupMode, CloneMode, CloneRequest, ConfigChange, Disposition, GuestRef, Leftovers, Marker,
     Net, Problem, Tags, Upid,
 };
-use crate::store::{Event, EventKind, JournalEntry, JournalState, Reservation};
+use crate::store::{Event, EventKind, JournalEntry, JournalState, Reservation, now};
 
 /// Longest time that each kind of task may take before the lane stops waiting; the task goes on, and its row is
 /// resumed by the next pass. A full clone of 32 GiB on a slow disk takes some ten minutes.
@@ -24,33 +25,42 @@ const OTHER: Duration = Duration::from_secs(10 * 60);
 const TRIES: u32 = 3;
 
 impl Executor {
-    /// Does an instance's steps until one has to be waited for, or fails.
+    /// Does an instance's steps until one has to be waited for, fails, or is no longer asked for.
     pub(super) async fn run(&self, part: &InstancePlan, work: &Work) {
         if let Err(error) = self.reserve(part, work) {
             self.trouble(part, work, "reserve", &error);
             return;
         }
-        for step in &part.steps {
-            if step.action.is_wait() {
-                break;
+        let removes = part.steps.iter().any(|step| matches!(step.action, Action::Destroy { .. }));
+        for step in part.steps.iter().filter(|step| !step.action.is_wait()) {
+            if !self.is_still_asked_for(part, removes) {
+                return;
             }
             if let Err(error) = self.step(part, step, work).await {
                 self.trouble(part, work, step.action.word(), &error);
                 return;
             }
         }
-        // A guest that never enrolled stays in trouble until it does.
+        lock(&self.0.finished).insert(part.instance.clone(), (fingerprint(part), std::time::Instant::now()));
+        // A guest that never enrolled stays in trouble until it does; what does not stick, until it does.
+        let stays = |reason: &str| matches!(reason, super::NEVER_ENROLLED | super::DOES_NOT_STICK);
         let cleared = match self.0.store.instance(&part.instance) {
-            Ok(Some(record))
-                if record.trouble.as_ref().is_some_and(|trouble| trouble.reason == super::NEVER_ENROLLED) =>
-            {
-                Ok(())
-            }
-            _ => self.0.store.clear_trouble(&part.instance),
+            Ok(Some(record)) if record.trouble.as_ref().is_some_and(|trouble| stays(&trouble.reason)) => Ok(()),
+            Ok(_) => self.0.store.clear_trouble(&part.instance),
+            Err(error) => Err(error),
         };
         if let Err(error) = cleared {
             tracing::error!(reason = error.reason(), %error, "the ledger cannot be written");
         }
+    }
+
+    /// A lane may have waited for hours, for a template or a backup: what the dealer has taken back is not done.
+    fn is_still_asked_for(&self, part: &InstancePlan, removes: bool) -> bool {
+        let latest = self.0.latest.read().unwrap_or_else(|held| held.into_inner());
+        latest.as_ref().is_none_or(|latest| {
+            let wanted = latest.wanted.contains(&part.instance);
+            if removes { !wanted && latest.prune == Prune::Allow } else { wanted }
+        })
     }
 
     /// Binds number, MAC address and origin to the instance before anything is made under them.
@@ -127,14 +137,26 @@ impl Executor {
                 Ok(())
             }
             Err(error) => {
-                let uncertain =
-                    matches!(&error, StepError::Proxmox(error) if error.disposition() == Disposition::Uncertain);
-                if uncertain {
-                    // It may have happened: find out before anybody plans with it.
-                    self.settle(&part.instance, &step.action, vmid).await;
+                if let StepError::Proxmox(cause) = &error {
+                    if matches!(cause.cause(), Problem::TaskStillRunning(_)) {
+                        // The row stays open; the next pass takes it up where it is.
+                        return Err(error);
+                    }
+                    if cause.disposition() == Disposition::Uncertain {
+                        // It may have happened: find out before anybody plans with it.
+                        let found = self.settle(&part.instance, &step.action, vmid, patience(cause)).await;
+                        if let Err(trouble) = found {
+                            tracing::warn!(reason = trouble.reason(), %trouble, "what became of a call is not known");
+                        }
+                        self.0.store.ended(
+                            row,
+                            JournalState::Interrupted,
+                            Some((error.reason(), &error.to_string())),
+                        )?;
+                        return Err(error);
+                    }
                 }
-                let state = if uncertain { JournalState::Interrupted } else { JournalState::Failed };
-                self.0.store.ended(row, state, Some((error.reason(), &error.to_string())))?;
+                self.0.store.ended(row, JournalState::Failed, Some((error.reason(), &error.to_string())))?;
                 Err(error)
             }
         }
@@ -173,25 +195,32 @@ impl Executor {
                     GuestKind::Lxc => Some(lock.lock().await),
                     GuestKind::Vm => None,
                 };
-                let upid = self.again(|| client.clone_guest(&source, &request)).await;
-                if let Err(error) = &upid
-                    && matches!(error.cause(), Problem::VmidTaken)
-                {
-                    // Not ours as far as can be seen, and no clone of ours runs: somebody else has the number.
-                    self.settle(&part.instance, &step.action, vmid).await;
-                    if !self.is_ours(&guest(node, *kind), part).await {
-                        self.0.store.note_taken(vmid)?;
+                let upid = match self.again(|| client.clone_guest(&source, &request)).await {
+                    Err(error) if matches!(error.cause(), Problem::VmidTaken) => {
+                        self.number_is_taken(part, &step.action, &guest(node, *kind), work).await?;
+                        return Err(error.into());
                     }
+                    other => other?,
+                };
+                // The number was free: whatever agent had it is gone with its guest.
+                self.0.store.forget_agent(&part.instance)?;
+                self.finish(row, "clone", upid, CLONE).await?;
+                match self.owned(&guest(node, *kind), part, work).await {
+                    Owned::Yes => Ok(self.0.store.note_made(&part.instance)?),
+                    Owned::No => {
+                        Err(StepError::Refused(format!("guest {vmid} does not carry our marker after its clone")))
+                    }
+                    Owned::Unknown(error) => Err(error.into()),
                 }
-                self.finish(row, "clone", upid?, CLONE).await?;
-                if !self.is_ours(&guest(node, *kind), part).await {
-                    return Err(StepError::Refused(format!("guest {vmid} does not carry our marker after its clone")));
-                }
-                Ok(())
             }
-            Action::Configure { node, kind, changes } => self.configure(&guest(node, *kind), changes).await,
+            Action::Configure { node, kind, changes } => {
+                let guest = guest(node, *kind);
+                self.must_be_ours(&guest, part, work).await?;
+                self.configure(&guest, changes).await
+            }
             Action::Grow { node, kind, to } => {
                 let guest = guest(node, *kind);
+                self.must_be_ours(&guest, part, work).await?;
                 let disk = client
                     .guest_config(&guest)
                     .await?
@@ -218,6 +247,7 @@ impl Executor {
             Action::Start { node, kind } => {
                 let guest = guest(node, *kind);
                 let _place = self.0.starts.acquire().await;
+                self.must_be_ours(&guest, part, work).await?;
                 if self.0.store.agent(&part.instance)?.is_none() {
                     self.0.store.open_window(&part.instance)?;
                 }
@@ -230,6 +260,7 @@ impl Executor {
             }
             Action::Stop { node, kind } => {
                 let guest = guest(node, *kind);
+                self.must_be_ours(&guest, part, work).await?;
                 match self.again(|| client.shutdown(&guest, SHUTDOWN, AfterTimeout::Kill)).await {
                     Ok(upid) => self.finish(row, "stop", upid, OTHER).await,
                     Err(error) if matches!(error.cause(), Problem::NotRunning) => Ok(()),
@@ -237,7 +268,12 @@ impl Executor {
                 }
             }
             Action::BackUp { node, storage } => {
+                // One of this day will do: a destroy that fails must not fill the storage with further ones.
+                if self.0.store.has_backup_since(&part.instance, vmid, now() - BACKUP_LASTS)? {
+                    return Ok(());
+                }
                 let _turn = self.0.backups.lock().await;
+                // vzdump takes both kinds by their number.
                 let guest = guest(node, GuestKind::Lxc);
                 let backup = Backup {
                     storage: storage.clone(),
@@ -249,11 +285,7 @@ impl Executor {
             }
             Action::Destroy { node, kind } => {
                 let guest = guest(node, *kind);
-                if !self.is_ours(&guest, part).await {
-                    return Err(StepError::Refused(format!(
-                        "guest {vmid} does not carry our marker any more; it is left alone"
-                    )));
-                }
+                self.must_be_ours(&guest, part, work).await?;
                 let upid = self.again(|| client.destroy(&guest, Leftovers::Keep)).await?;
                 self.finish(row, "destroy", upid, OTHER).await?;
                 self.0.store.release_instance(&part.instance)?;
@@ -311,19 +343,64 @@ impl Executor {
         Ok(self.again(|| self.0.client.configure(guest, &change, current.digest.as_ref())).await?)
     }
 
-    /// Whether a guest carries the marker of this instance of this site.
-    async fn is_ours(&self, guest: &GuestRef, part: &InstancePlan) -> bool {
-        let config = match self.0.client.guest_config(guest).await {
-            Ok(config) => config,
-            Err(error) => {
-                tracing::debug!(vmid = guest.vmid.get(), reason = error.reason(), "the marker cannot be read");
-                return false;
-            }
-        };
-        matches!(
-            Marker::parse(&config.description),
-            Ok(Some(Marker::Guest { instance, .. })) if instance == part.instance
-        )
+    /// The number turned out to have a guest. Whose it is decides: if it may be ours, nothing is made beside it.
+    async fn number_is_taken(
+        &self,
+        part: &InstancePlan,
+        action: &Action,
+        guest: &GuestRef,
+        work: &Work,
+    ) -> Result<(), StepError> {
+        let vmid = guest.vmid;
+        let in_doubt = self.0.store.is_in_doubt(&part.instance, "clone", vmid)?;
+        let made = self.0.store.instance(&part.instance)?.is_some_and(|record| record.made_at.is_some());
+        self.settle(&part.instance, action, vmid, Duration::ZERO).await?;
+        match self.owned(guest, part, work).await {
+            Owned::Yes => Ok(()),
+            Owned::No => Ok(self.0.store.note_taken(vmid)?),
+            Owned::Unknown(error) => match error.cause() {
+                Problem::NotVisible { .. } | Problem::NotFound(_) if !in_doubt && !made => {
+                    Ok(self.0.store.note_taken(vmid)?)
+                }
+                Problem::NotVisible { .. } | Problem::NotFound(_) => Err(StepError::Refused(format!(
+                    "number {vmid} is in use and its guest cannot be seen; it may be the one that we made for {}: put it \
+                     back into pool {}, or destroy it",
+                    part.instance,
+                    match action {
+                        Action::Clone { pool, .. } => pool.as_str(),
+                        _ => "of the site",
+                    }
+                ))),
+                _ => Err(error.into()),
+            },
+        }
+    }
+
+    /// Whose a guest is, by its marker.
+    async fn owned(&self, guest: &GuestRef, part: &InstancePlan, work: &Work) -> Owned {
+        match self.0.client.guest_config(guest).await {
+            Ok(config) => match config.marker() {
+                Ok(Some(Marker::Guest { site, instance, .. }))
+                    if site == work.plan.site && instance == part.instance =>
+                {
+                    Owned::Yes
+                }
+                _ => Owned::No,
+            },
+            Err(error) => Owned::Unknown(error),
+        }
+    }
+
+    /// Between the plan and this instant lie queues: a number that went to somebody else is left alone.
+    async fn must_be_ours(&self, guest: &GuestRef, part: &InstancePlan, work: &Work) -> Result<(), StepError> {
+        match self.owned(guest, part, work).await {
+            Owned::Yes => Ok(()),
+            Owned::No => Err(StepError::Refused(format!(
+                "guest {} does not carry the marker of {} any more; it is left alone",
+                guest.vmid, part.instance
+            ))),
+            Owned::Unknown(error) => Err(error.into()),
+        }
     }
 
     /// Calls again while Proxmox says that nothing happened and that the cause passes.
@@ -360,10 +437,32 @@ impl Executor {
             .0
             .store
             .record(event)
-            .and_then(|()| self.0.store.note_trouble(&part.instance, error.reason(), &format!("{word}: {error}")));
+            .and_then(|()| self.rest(&part.instance, error.reason(), &format!("{word}: {error}")));
         if let Err(error) = noted {
             tracing::error!(reason = error.reason(), %error, "the ledger cannot be written");
         }
+    }
+}
+
+/// Seconds after which a backup is too old to stand for the guest that is about to be destroyed: a day.
+const BACKUP_LASTS: i64 = 86_400;
+
+/// Whose a guest is.
+enum Owned {
+    /// This instance's of this site.
+    Yes,
+    /// Somebody else's.
+    No,
+    /// It could not be read.
+    Unknown(crate::proxmox::ProxmoxError),
+}
+
+/// How long a call that had no answer may still begin its task: the relay gives up after 30 s while the daemon works on
+/// (pve-api 1).
+fn patience(error: &crate::proxmox::ProxmoxError) -> Duration {
+    match error.cause() {
+        Problem::Relay(..) | Problem::NoAnswer(_) => Duration::from_secs(35),
+        _ => Duration::ZERO,
     }
 }
 

@@ -1,6 +1,6 @@
 //! The command line. Data goes to standard output, talk to standard error; `--json` everywhere.
 //!
-//! Exit codes: 0 done, or nothing to do; 1 refused or failed; 2 a plan with something to do, or wrong usage.
+//! Exit codes: 0 done, or nothing to do; 1 refused or failed; 2 a plan with something to do; 64 wrong usage.
 
 mod doctor;
 mod look;
@@ -21,6 +21,8 @@ use crate::config::{Config, ConfigError, DEFAULT_PATH};
 
 /// Exit code of a plan with something to do.
 pub const CHANGES: u8 = 2;
+/// Exit code of a command line that is not understood: `EX_USAGE` of sysexits(3).
+pub const USAGE: u8 = 64;
 
 /// Pulls a signed fleet repository and makes one Proxmox site what it says.
 #[derive(Debug, Parser)]
@@ -81,16 +83,24 @@ enum Command {
     /// Example: ctrlable why zigbee
     Why(why::Args),
     /// HQ's tools for releases.
+    ///
+    /// Example: ctrlable release sign releases/2026.06.yaml --key hq.key
     Release(release::ReleaseArgs),
     /// A dealer's tools for site definitions.
+    ///
+    /// Example: ctrlable site lint
     #[command(subcommand)]
     Site(site::Command),
     /// Make and mark templates by hand.
+    ///
+    /// Example: ctrlable template adopt 9000 --release 2026.06 --name zigbee2mqtt
     #[command(subcommand)]
     Template(template::Command),
     /// Check connection, version, storage, bridge, pool and privileges.
     ///
     /// Example: ctrlable doctor
+    /// Example: ctrlable doctor --print-role --pve 9
+    #[command(verbatim_doc_comment)]
     Doctor(doctor::Args),
     /// Accept a revision that does not follow from the last accepted one, after a person looked at it.
     ///
@@ -107,7 +117,14 @@ enum Command {
 
 /// Runs a command; prints what goes wrong with its causes.
 pub fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            // Help and version come this way too, and are no error. A closed pipe is nobody's loss.
+            let _ = error.print();
+            return if error.use_stderr() { ExitCode::from(USAGE) } else { ExitCode::SUCCESS };
+        }
+    };
     crate::tls::install_provider();
     let format = if cli.json { Format::Json } else { Format::Text };
     let result = match cli.command {
@@ -127,9 +144,20 @@ pub fn main() -> ExitCode {
         }
     };
     result.unwrap_or_else(|error| {
-        anstream::eprintln!("ctrlable: {error:#}");
+        anstream::eprintln!("ctrlable: {}", chain(&error));
         ExitCode::FAILURE
     })
+}
+
+/// An error with its causes; a cause that its consequence quotes already is not said twice.
+fn chain(error: &anyhow::Error) -> String {
+    let mut text = String::new();
+    for cause in error.chain().map(ToString::to_string) {
+        if !text.contains(&cause) {
+            text = if text.is_empty() { cause } else { format!("{text}: {cause}") };
+        }
+    }
+    text
 }
 
 /// Runs one asynchronous call of a command that is otherwise none.

@@ -62,7 +62,7 @@ fn live(args: &Args) -> anyhow::Result<plan::Plan> {
     let follower = Follower::new(&config, store.clone())?;
     let verified = follower.preview()?;
     let ca = SiteCa::open(&config.state, &config.site)?;
-    let wishes = site::wishes(&verified, &ca, &site::secrets(&config)?)?;
+    let wishes = site::wishes(&verified, &ca, &site::secrets(&config))?;
     let client = Client::new(config.proxmox.clone())?;
     let window = i64::try_from(config.agents.window.as_secs()).unwrap_or(i64::MAX);
     let view = observe::ledger(&store, window)?;

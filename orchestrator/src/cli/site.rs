@@ -50,7 +50,7 @@ fn lint(fleet: &Path, sites: &[SiteName], format: Format) -> anyhow::Result<Exit
     let mut wrong = 0;
     for site in &sites {
         match trust::check(&checkout, site) {
-            Ok(_) if format == Format::Json => {}
+            Ok(_) if format == Format::Json => println!("{}", json!({ "site": site, "ok": true })),
             Ok(_) => anstream::println!("sites/{site}/site.yaml: all is well"),
             Err(error) => {
                 wrong += 1;
@@ -58,7 +58,7 @@ fn lint(fleet: &Path, sites: &[SiteName], format: Format) -> anyhow::Result<Exit
             }
         }
     }
-    if format == Format::Text {
+    if format == Format::Text && wrong > 0 {
         anstream::eprintln!("{} of {} sites are refused", wrong, sites.len());
     }
     Ok(if wrong == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })

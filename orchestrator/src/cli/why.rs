@@ -96,7 +96,14 @@ pub(crate) fn run(args: &Args, format: Format) -> anyhow::Result<ExitCode> {
             }
             let next: Vec<&str> =
                 part["steps"].as_array().into_iter().flatten().filter_map(|step| step["action"].as_str()).collect();
-            let next = if next.is_empty() { "nothing: it is as the site says".to_owned() } else { next.join(", ") };
+            let blocked = part.get("blocked").is_some();
+            let next = if blocked {
+                "it goes on by itself as soon as that is out of the way".to_owned()
+            } else if next.is_empty() {
+                "nothing: it is as the site says".to_owned()
+            } else {
+                next.join(", ")
+            };
             anstream::println!("  next      {next}");
             for note in part["notes"].as_array().into_iter().flatten().filter_map(|note| note.as_str()) {
                 anstream::println!("  note      {note}");

@@ -7,7 +7,9 @@ use contract::site::{Onboot, Protection, Prune};
 
 use super::desired::{Desired, DesiredInstance, Wished};
 use super::identity::{lowest_free, mac_for};
-use super::observed::{Ledger, Observed, ObservedGuest, ObservedTemplate, Owner, Power, Settings, Window};
+use super::observed::{
+    Ledger, Made, Observed, ObservedGuest, ObservedTemplate, Owner, Power, Reservation, Settings, Window,
+};
 use super::{Action, Blocked, Cause, Change, InstancePlan, Net0, Plan, Setting, Step};
 
 /// Bytes in a GiB.
@@ -233,6 +235,18 @@ impl<'a> Planner<'a> {
             (Power::Stopped, ..) => part
                 .steps
                 .push(Step { action: Action::Start { node, kind }, because: self.cause(&field, "it is stopped") }),
+            (Power::Running, Agent::MustEnrol, Window::Closed)
+                if self.ledger.reservations.get(name).is_none_or(|held| held.guest == Made::NotYet) =>
+            {
+                part.blocked = Some(Blocked {
+                    reason: "agent-unknown",
+                    message: format!(
+                        "guest {vmid} runs and is ours, but this ledger knows neither its making nor its agent"
+                    ),
+                    remedy: "restore the ledger's backup; or destroy the guest, and it is made anew".into(),
+                });
+                return;
+            }
             // Only a guest that we have just started may enrol: start it again.
             (Power::Running, Agent::MustEnrol, Window::Closed) => {
                 let because = self.cause(&field, "it runs, has not enrolled, and its window is closed");
@@ -336,7 +350,7 @@ impl<'a> Planner<'a> {
                 &format!("{field}.protect"),
             );
         }
-        let tags = self.tags(name, settings);
+        let tags = self.tags(name, present);
         if settings.is_none_or(|now| now.tags != tags) {
             let from = settings.map(|now| now.tags.iter().cloned().collect::<Vec<_>>().join(";"));
             note(Setting::Tags(tags.into_iter().collect()), from, &field);
@@ -345,22 +359,14 @@ impl<'a> Planner<'a> {
         changes
     }
 
-    /// The tags that the guest should have: ours, and those of others; never the template's own.
-    fn tags(&self, name: &InstanceName, settings: Option<&Settings>) -> BTreeSet<String> {
-        let mut tags: BTreeSet<String> = settings
-            .map(|now| &now.tags)
-            .into_iter()
-            .flatten()
-            .filter(|tag| {
-                let tag = tag.as_str();
-                tag != "ctrlable-template"
-                    && !tag.starts_with("release-")
-                    && !tag.starts_with("template-")
-                    && !tag.starts_with("site-")
-                    && !tag.starts_with("instance-")
-            })
-            .cloned()
-            .collect();
+    /// The tags that the guest should have: ours, and those of others; never the ones that its template had as such.
+    fn tags(&self, name: &InstanceName, present: Option<(&ObservedGuest, &Settings)>) -> BTreeSet<String> {
+        let mut tags: BTreeSet<String> = present.map(|(_, now)| now.tags.clone()).unwrap_or_default();
+        tags.remove("ctrlable-template");
+        if let Some((ObservedGuest { owner: Owner::Ours { release, template, .. }, .. }, _)) = present {
+            tags.remove(&format!("release-{release}"));
+            tags.remove(&format!("template-{template}"));
+        }
         tags.extend(["ctrlable".to_owned(), format!("site-{}", self.desired.site), format!("instance-{name}")]);
         tags
     }
@@ -368,9 +374,13 @@ impl<'a> Planner<'a> {
     /// The number and MAC address that a new guest gets: what was reserved, if it is still free.
     fn reserve(&mut self, name: &InstanceName, wish: &DesiredInstance) -> Result<(Vmid, Mac), Blocked> {
         let held = self.ledger.reservations.get(name);
+        if let Some(held) = held {
+            self.still_ours(name, held)?;
+        }
+        let others = || self.ledger.reservations.iter().filter(|(other, _)| *other != name).map(|(_, held)| held);
         let occupied = |vmid: &Vmid| self.observed.guests.contains_key(vmid) || self.ledger.taken.contains(vmid);
         let vmid = match wish.vmid {
-            Some(vmid) if occupied(&vmid) => {
+            Some(vmid) if occupied(&vmid) || others().any(|other| other.vmid == vmid) => {
                 return Err(Blocked {
                     reason: "vmid-taken",
                     message: format!("the site asks for number {vmid}, which another guest has"),
@@ -391,6 +401,15 @@ impl<'a> Planner<'a> {
             });
         };
         self.numbers.insert(vmid);
+        if let Some(mac) = wish.mac
+            && (others().any(|other| other.mac == mac) || self.observed_macs().any(|seen| seen == mac))
+        {
+            return Err(Blocked {
+                reason: "mac-taken",
+                message: format!("the site asks for MAC address {mac}, which another guest has"),
+                remedy: format!("choose another `instances.{name}.network.mac`, or leave it out"),
+            });
+        }
         let mac = wish.mac.or(held.map(|held| held.mac)).or_else(|| mac_for(&self.desired.site, name, &self.macs));
         let Some(mac) = mac else {
             return Err(Blocked {
@@ -401,6 +420,32 @@ impl<'a> Planner<'a> {
         };
         self.macs.insert(mac);
         Ok((vmid, mac))
+    }
+
+    /// A guest that we made and that does not show as ours is not replaced: its twin would have its address.
+    fn still_ours(&self, name: &InstanceName, held: &Reservation) -> Result<(), Blocked> {
+        let vmid = held.vmid;
+        match self.observed.guests.get(&vmid).map(|guest| &guest.owner) {
+            Some(Owner::Unknown) => Err(Blocked {
+                reason: "guest-unreadable",
+                message: format!("the settings of guest {vmid} cannot be read"),
+                remedy: "it is tried again by itself; `ctrlable doctor` says whether the token may read the pool"
+                    .into(),
+            }),
+            Some(_) if held.guest == Made::ByUs => Err(Blocked {
+                reason: "guest-disowned",
+                message: format!("guest {vmid} was made for {name} and does not carry its marker any more"),
+                remedy: format!(
+                    "put the `ctrlable` block back into its description (`ctrlable why {name}` shows its clone), or destroy it"
+                ),
+            }),
+            _ => Ok(()),
+        }
+    }
+
+    /// MAC addresses of guests that are there.
+    fn observed_macs(&self) -> impl Iterator<Item = Mac> {
+        self.observed.guests.values().filter_map(|guest| guest.settings.as_ref()?.net0.as_ref()?.mac)
     }
 
     /// The template to clone; `None` on a laptop.
@@ -445,7 +490,8 @@ impl<'a> Planner<'a> {
                 ),
             }),
             several => {
-                let numbers: Vec<String> = several.iter().map(|template| template.vmid.to_string()).collect();
+                let mut numbers: Vec<String> = several.iter().map(|template| template.vmid.to_string()).collect();
+                numbers.sort();
                 Err(Blocked {
                     reason: "template-ambiguous",
                     message: format!(
@@ -462,6 +508,13 @@ impl<'a> Planner<'a> {
     fn storage_trouble(&self, node: &NodeName, wish: &DesiredInstance, template_disk: Option<u32>) -> Option<Blocked> {
         self.observed.version?;
         let name = &self.desired.storage;
+        if self.observed.unreadable_nodes.contains(node) {
+            return Some(Blocked {
+                reason: "storage-unreadable",
+                message: format!("the storages of node {node} cannot be listed"),
+                remedy: "a hanging network storage is the usual cause; it is tried again by itself".into(),
+            });
+        }
         let at = self.desired.place("proxmox.storage");
         let Some(storage) =
             self.observed.storages.iter().find(|storage| storage.node == *node && storage.storage == *name)
@@ -509,6 +562,7 @@ impl<'a> Planner<'a> {
     fn unwanted(&self) -> Vec<InstancePlan> {
         let mut parts = Vec::new();
         for (name, guests) in self.ours.iter().filter(|(name, _)| !self.desired.instances.contains_key(**name)) {
+            let several = guests.len() > 1;
             for (vmid, guest) in guests {
                 let mut part = InstancePlan {
                     instance: (*name).clone(),
@@ -518,7 +572,15 @@ impl<'a> Planner<'a> {
                     blocked: None,
                     notes: vec![],
                 };
-                self.remove(guest, *vmid, &mut part);
+                let known = self.ledger.reservations.get(*name).is_some_and(|held| held.vmid == *vmid);
+                if several || !(known || self.desired.vmids.contains(*vmid)) {
+                    part.notes.push(format!(
+                        "guest {vmid} carries the marker of {name}, which is no longer asked for; it is kept, because it \
+                         may be a copy: destroy it in Proxmox if it is not needed"
+                    ));
+                } else {
+                    self.remove(guest, *vmid, &mut part);
+                }
                 parts.push(part);
             }
         }
@@ -556,12 +618,15 @@ impl<'a> Planner<'a> {
             );
             return;
         }
-        let Some(backup) = self
+        let mut backups: Vec<_> = self
             .observed
             .storages
             .iter()
-            .find(|storage| storage.node == guest.node && storage.active && storage.content.contains("backup"))
-        else {
+            .filter(|storage| storage.node == guest.node && storage.active && storage.content.contains("backup"))
+            .collect();
+        // Proxmox lists storages in no order (pve-api 2.2); the same one must be chosen every time.
+        backups.sort_by(|a, b| a.storage.cmp(&b.storage));
+        let Some(backup) = backups.first() else {
             part.blocked = blocked(
                 "no-backup-storage",
                 format!("node {} has no active storage for backups, and nothing is destroyed without one", guest.node),

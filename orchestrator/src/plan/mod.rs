@@ -20,7 +20,7 @@ pub use decide::plan;
 pub use desired::{Desired, DesiredInstance, WiringDigest, Wished};
 pub use identity::mac_for;
 pub use observed::{
-    Ledger, Observed, ObservedAgent, ObservedGuest, ObservedNet, ObservedStorage, ObservedTemplate, Owner, Power,
+    Ledger, Made, Observed, ObservedAgent, ObservedGuest, ObservedNet, ObservedStorage, ObservedTemplate, Owner, Power,
     Reservation, Settings, Window,
 };
 pub use text::{Palette, describe, render};

@@ -21,6 +21,8 @@ pub struct Observed {
     pub templates: Vec<ObservedTemplate>,
     /// Storages of the nodes; empty on a laptop.
     pub storages: Vec<ObservedStorage>,
+    /// Nodes whose storages could not be read.
+    pub unreadable_nodes: BTreeSet<NodeName>,
     /// Agents by instance.
     pub agents: BTreeMap<InstanceName, ObservedAgent>,
 }
@@ -66,8 +68,10 @@ pub enum Owner {
         /// What it was cloned from.
         template: TemplateName,
     },
-    /// Somebody else's, or unknown: never touched.
+    /// Somebody else's: never touched.
     Foreign,
+    /// It cannot be read now: never touched either, and nobody takes its place.
+    Unknown,
 }
 
 /// The settings of a guest that a site decides.
@@ -179,4 +183,16 @@ pub struct Reservation {
     pub generation: Generation,
     /// Digest of that generation.
     pub wiring: Option<WiringDigest>,
+    /// Whether this ledger knows that it made the guest.
+    pub guest: Made,
+}
+
+/// Whether a guest was ever made under a reservation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Made {
+    /// Not as far as this ledger knows.
+    #[default]
+    NotYet,
+    /// It was.
+    ByUs,
 }

@@ -118,6 +118,7 @@ fn node() -> Observed {
                 available: 1 << 40,
             },
         ],
+        unreadable_nodes: BTreeSet::new(),
         agents: BTreeMap::new(),
     }
 }
@@ -161,7 +162,9 @@ fn apply(plan: &Plan, desired: &Desired, observed: &mut Observed, ledger: &mut L
                         mac: part.mac.unwrap(),
                         generation: Generation(0),
                         wiring: None,
+                        guest: Made::NotYet,
                     });
+                    ledger.reservations.get_mut(name).unwrap().guest = Made::ByUs;
                 }
                 Action::Configure { changes, .. } => {
                     let settings = observed.guests.get_mut(&vmid).unwrap().settings.as_mut().unwrap();
@@ -374,6 +377,65 @@ fn a_lost_ledger_is_rebuilt_from_the_markers() {
 }
 
 #[test]
+fn a_guest_that_a_lost_ledger_does_not_know_is_never_stopped() {
+    let site = site([("broker", instance("mqtt-broker"))]);
+    let (mut observed, mut ledger) = (node(), Ledger::default());
+    apply(&plan(&desired(&site), &observed, &ledger), &desired(&site), &mut observed, &mut ledger);
+    observed.agents.clear();
+    assert_eq!(reason(&plan(&desired(&site), &observed, &Ledger::default()), "broker"), Some("agent-unknown"));
+}
+
+#[test]
+fn a_guest_of_ours_that_cannot_be_recognised_gets_no_twin() {
+    let site = site([("broker", instance("mqtt-broker"))]);
+    let (mut observed, mut ledger) = (node(), Ledger::default());
+    apply(&plan(&desired(&site), &observed, &ledger), &desired(&site), &mut observed, &mut ledger);
+    let mut with = |owner: Owner| {
+        observed.guests.values_mut().for_each(|guest| guest.owner = owner.clone());
+        reason(&plan(&desired(&site), &observed, &ledger), "broker")
+    };
+    assert_eq!(with(Owner::Foreign), Some("guest-disowned"), "somebody edited its description");
+    assert_eq!(with(Owner::Unknown), Some("guest-unreadable"), "it is being migrated");
+}
+
+#[test]
+fn a_mac_address_that_another_guest_has_blocks() {
+    let site_one = site([("broker", instance("mqtt-broker"))]);
+    let (mut observed, mut ledger) = (node(), Ledger::default());
+    apply(&plan(&desired(&site_one), &observed, &ledger), &desired(&site_one), &mut observed, &mut ledger);
+    let mut sensor = instance("sensor");
+    sensor.network.mac = Some(ledger.reservations.values().next().unwrap().mac);
+    let both = site([("broker", instance("mqtt-broker")), ("sensor", sensor)]);
+    assert_eq!(reason(&plan(&desired(&both), &observed, &ledger), "sensor"), Some("mac-taken"));
+}
+
+#[test]
+fn a_copy_of_an_unwanted_guest_keeps_both() {
+    let both = site([("broker", instance("mqtt-broker")), ("sensor", instance("sensor"))]);
+    let (mut observed, mut ledger) = (node(), Ledger::default());
+    apply(&plan(&desired(&both), &observed, &ledger), &desired(&both), &mut observed, &mut ledger);
+    let copy = observed.guests[&Vmid::try_from(2001).unwrap()].clone();
+    observed.guests.insert(Vmid::try_from(300).unwrap(), copy);
+    let mut fewer = site([("broker", instance("mqtt-broker"))]);
+    fewer.prune = Prune::Allow;
+    let plan = plan(&desired(&fewer), &observed, &ledger);
+    assert!(plan.instances.iter().all(|part| part.steps.is_empty()), "{plan:?}");
+}
+
+#[test]
+fn tags_of_others_stay_and_those_of_the_template_go() {
+    let site = site([("broker", instance("mqtt-broker"))]);
+    let (mut observed, mut ledger) = (node(), Ledger::default());
+    apply(&plan(&desired(&site), &observed, &ledger), &desired(&site), &mut observed, &mut ledger);
+    let tags = &mut observed.guests.values_mut().next().unwrap().settings.as_mut().unwrap().tags;
+    tags.extend(["site-berlin".to_owned(), "template-mqtt-broker".to_owned()]);
+    let plan = plan(&desired(&site), &observed, &ledger);
+    let Action::Configure { changes, .. } = &plan.instances[0].steps[0].action else { panic!("{plan:?}") };
+    let Setting::Tags(tags) = &changes[0].to else { panic!("{changes:?}") };
+    assert_eq!(tags.join(";"), "ctrlable;instance-broker;site-acme-hq;site-berlin");
+}
+
+#[test]
 fn a_missing_secret_blocks_its_instance_only() {
     let site = site([("broker", instance("mqtt-broker")), ("sensor", instance("sensor"))]);
     let manifest = manifest();
@@ -514,7 +576,7 @@ proptest! {
         prop_assert_eq!(macs.iter().collect::<BTreeSet<_>>().len(), macs.len());
         let owners: Vec<(InstanceName, ReleaseId)> = observed.guests.values().filter_map(|guest| match &guest.owner {
             Owner::Ours { instance, release, .. } => Some((instance.clone(), release.clone())),
-            Owner::Foreign => None,
+            Owner::Foreign | Owner::Unknown => None,
         }).collect();
         prop_assert_eq!(owners.iter().collect::<BTreeSet<_>>().len(), owners.len());
     }

@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use contract::enrolment::Identity;
 use contract::health::HealthReport;
 use contract::ids::{InstanceName, Sha256Digest};
-use rusqlite::{OptionalExtension, params};
+use rusqlite::{Connection, OptionalExtension, TransactionBehavior, params};
 
 use super::{Result, Store, StoreError, now, parse};
 
@@ -53,6 +53,8 @@ pub struct AgentRecord {
 pub enum Conflict {
     /// This instance has enrolled before.
     AlreadyEnrolled,
+    /// We have not just started a guest for this instance.
+    WindowClosed,
     /// Another instance has this machine-id.
     SameMachineId(InstanceName),
     /// Another instance has this SSH host key.
@@ -60,51 +62,54 @@ pub enum Conflict {
 }
 
 impl Store {
-    /// Stores an enrolment, closes the window, all or nothing. `Err(Conflict)` inside means that nothing was stored.
+    /// Stores an enrolment and closes the window, all or nothing and one at a time. `Err(Conflict)` inside means that
+    /// nothing was stored. `window` is how many seconds a started guest may enrol.
     ///
     /// The same guest with the same key may ask again until its first report: the answer may have been lost with us.
-    pub fn enrol(&self, enrolment: &Enrolment<'_>) -> Result<std::result::Result<(), Conflict>> {
-        let others = self.agents()?;
-        if let Some(earlier) = others.get(enrolment.instance) {
-            let same =
-                earlier.public_key == *enrolment.public_key && earlier.machine_id == enrolment.identity.machine_id;
-            if !same || earlier.last_seen.is_some() {
-                return Ok(Err(Conflict::AlreadyEnrolled));
-            }
-        }
-        for (name, other) in others.iter().filter(|(name, _)| *name != enrolment.instance) {
-            if other.machine_id == enrolment.identity.machine_id {
-                return Ok(Err(Conflict::SameMachineId(name.clone())));
-            }
-            if other.ssh_host_keys.values().any(|key| enrolment.identity.ssh_host_keys.values().any(|ours| ours == key))
-            {
-                return Ok(Err(Conflict::SameHostKey(name.clone())));
-            }
-        }
-        let keys = serde_json::to_string(&enrolment.identity.ssh_host_keys).unwrap_or_default();
-        self.with("written", |db| {
-            let transaction = db.transaction()?;
-            transaction.execute(
-                "INSERT INTO agents (instance, certificate, enrolled_at, machine_id, ssh_host_keys, address, public_key)
-                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)
-                 ON CONFLICT (instance) DO UPDATE SET certificate = excluded.certificate",
-                params![
+    pub fn enrol(&self, enrolment: &Enrolment<'_>, window: i64) -> Result<std::result::Result<(), Conflict>> {
+        let records = self.with("written", |db| {
+            let transaction = db.transaction_with_behavior(TransactionBehavior::Immediate)?;
+            let others = read(&transaction, None)?;
+            let opened: Option<i64> = transaction
+                .query_row("SELECT window_opened_at FROM instances WHERE name = ?1", [enrolment.instance.as_str()], |row| {
+                    row.get(0)
+                })
+                .optional()?
+                .flatten();
+            let open = opened.is_some_and(|opened| (0..=window).contains(&(now() - opened)));
+            let conflict = conflict(&others, enrolment, open);
+            if conflict.is_none() {
+                transaction.execute(
+                    "INSERT INTO agents (instance, certificate, enrolled_at, machine_id, ssh_host_keys, address, public_key)
+                     VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)
+                     ON CONFLICT (instance) DO UPDATE SET certificate = excluded.certificate",
+                    params![
+                        enrolment.instance.as_str(),
+                        enrolment.certificate.as_str(),
+                        now(),
+                        enrolment.identity.machine_id.as_str(),
+                        // Serialising a map of strings cannot fail.
+                        serde_json::to_string(&enrolment.identity.ssh_host_keys).unwrap_or_default(),
+                        enrolment.address.to_string(),
+                        enrolment.public_key.as_str(),
+                    ],
+                )?;
+                transaction.execute("UPDATE instances SET window_opened_at = NULL WHERE name = ?1", [
                     enrolment.instance.as_str(),
-                    enrolment.certificate.as_str(),
-                    now(),
-                    enrolment.identity.machine_id.as_str(),
-                    keys,
-                    enrolment.address.to_string(),
-                    enrolment.public_key.as_str(),
-                ],
-            )?;
-            transaction.execute(
-                "UPDATE instances SET window_opened_at = NULL WHERE name = ?1",
-                [enrolment.instance.as_str()],
-            )?;
-            transaction.commit()
+                ])?;
+                transaction.commit()?;
+            }
+            Ok(conflict)
         })?;
-        Ok(Ok(()))
+        Ok(records.map_or(Ok(()), Err))
+    }
+
+    /// Forgets an agent that enrolled before `at`: its guest was replaced by a new clone.
+    pub fn forget_agent_before(&self, instance: &InstanceName, at: i64) -> Result<()> {
+        self.with("written", |db| {
+            db.execute("DELETE FROM agents WHERE instance = ?1 AND enrolled_at < ?2", params![instance.as_str(), at])
+                .map(drop)
+        })
     }
 
     /// Whose certificate this is.
@@ -163,28 +168,7 @@ impl Store {
     }
 
     fn agents_where(&self, instance: Option<&InstanceName>) -> Result<BTreeMap<InstanceName, AgentRecord>> {
-        type Row = (String, String, i64, String, String, String, Option<i64>, Option<i64>, Option<String>, String);
-        let rows: Vec<Row> = self.with("read", |db| {
-            db.prepare_cached(
-                "SELECT instance, certificate, enrolled_at, machine_id, ssh_host_keys, address, last_seen, healthy_at,
-                    report, public_key FROM agents WHERE ?1 IS NULL OR instance = ?1",
-            )?
-            .query_map([instance.map(InstanceName::as_str)], |row| {
-                Ok((
-                    row.get(0)?,
-                    row.get(1)?,
-                    row.get(2)?,
-                    row.get(3)?,
-                    row.get(4)?,
-                    row.get(5)?,
-                    row.get(6)?,
-                    row.get(7)?,
-                    row.get(8)?,
-                    row.get(9)?,
-                ))
-            })?
-            .collect()
-        })?;
+        let rows = self.with("read", |db| read(db, instance))?;
         const TABLE: &str = "agents";
         let damaged = |error: serde_json::Error| StoreError::Damaged { table: TABLE, what: error.to_string() };
         rows.into_iter()
@@ -204,6 +188,57 @@ impl Store {
             })
             .collect()
     }
+}
+
+/// Columns of one agent as SQLite has them.
+type Row = (String, String, i64, String, String, String, Option<i64>, Option<i64>, Option<String>, String);
+
+/// Agents, of one instance or of all.
+fn read(db: &Connection, instance: Option<&InstanceName>) -> rusqlite::Result<Vec<Row>> {
+    db.prepare_cached(
+        "SELECT instance, certificate, enrolled_at, machine_id, ssh_host_keys, address, last_seen, healthy_at,
+            report, public_key FROM agents WHERE ?1 IS NULL OR instance = ?1",
+    )?
+    .query_map([instance.map(InstanceName::as_str)], |row| {
+        Ok((
+            row.get(0)?,
+            row.get(1)?,
+            row.get(2)?,
+            row.get(3)?,
+            row.get(4)?,
+            row.get(5)?,
+            row.get(6)?,
+            row.get(7)?,
+            row.get(8)?,
+            row.get(9)?,
+        ))
+    })?
+    .collect()
+}
+
+/// What speaks against an enrolment, given all agents that there are.
+fn conflict(others: &[Row], enrolment: &Enrolment<'_>, window_is_open: bool) -> Option<Conflict> {
+    let ours = &enrolment.identity.ssh_host_keys;
+    let mut same_guest = false;
+    for (name, _, _, machine_id, keys, _, last_seen, _, _, public_key) in others {
+        let same_machine = machine_id == enrolment.identity.machine_id.as_str();
+        if name == enrolment.instance.as_str() {
+            same_guest = same_machine && public_key == enrolment.public_key.as_str() && last_seen.is_none();
+            if !same_guest {
+                return Some(Conflict::AlreadyEnrolled);
+            }
+            continue;
+        }
+        let Ok(other) = name.parse() else { continue };
+        if same_machine {
+            return Some(Conflict::SameMachineId(other));
+        }
+        let keys: BTreeMap<String, String> = serde_json::from_str(keys).unwrap_or_default();
+        if keys.values().any(|key| ours.values().any(|our| our == key)) {
+            return Some(Conflict::SameHostKey(other));
+        }
+    }
+    (!same_guest && !window_is_open).then_some(Conflict::WindowClosed)
 }
 
 /// Whether a report says that all is well.

@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use super::{Result, Store, now};
 
-/// What kind of thing happened. The text form is stable: it is what `ctrlable events --kind` and metrics use.
+/// What kind of thing happened. The text form is stable: it is what `ctrlable events --json` and metrics show.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum EventKind {
@@ -22,6 +22,8 @@ pub enum EventKind {
     Planned,
     /// Something is in the way of an instance.
     Blocked,
+    /// A number that nothing needs any more was given up.
+    Released,
     /// A step began.
     StepStarted,
     /// A step ended well.
@@ -56,6 +58,7 @@ impl EventKind {
             Self::SourceFailed => "source-failed",
             Self::Planned => "planned",
             Self::Blocked => "blocked",
+            Self::Released => "released",
             Self::StepStarted => "step-started",
             Self::StepDone => "step-done",
             Self::StepFailed => "step-failed",

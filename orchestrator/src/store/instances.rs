@@ -21,6 +21,8 @@ pub struct InstanceRecord {
     pub release: ReleaseId,
     /// The template that its guest was, or will be, cloned from.
     pub template: TemplateName,
+    /// Since when this ledger knows that it made a guest under this number, in seconds since 1970.
+    pub made_at: Option<i64>,
     /// Newest generation of its wiring; 0 before the first.
     pub generation: Generation,
     /// Keyed digest of that generation's content.
@@ -30,6 +32,24 @@ pub struct InstanceRecord {
     /// What went wrong last, until something goes right.
     pub trouble: Option<Trouble>,
 }
+
+impl InstanceRecord {
+    /// Whether a guest may enrol: we started it, at most `window` seconds ago. A start in the future is a clock that
+    /// was set back, and counts as closed.
+    pub fn window_is_open(&self, now: i64, window: i64) -> bool {
+        self.window_opened_at.is_some_and(|opened| (0..=window).contains(&(now - opened)))
+    }
+}
+
+impl Trouble {
+    /// Whether its next try is still ahead. One further ahead than any back-off is a clock that was set back.
+    pub fn is_resting(&self, now: i64) -> bool {
+        (1..=LONGEST_REST).contains(&(self.retry_at - now))
+    }
+}
+
+/// Longest back-off, in seconds.
+const LONGEST_REST: i64 = 300;
 
 /// What keeps an instance from getting on.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -45,7 +65,7 @@ pub struct Trouble {
 }
 
 const COLUMNS: &str = "name, vmid, mac, hostname, release, template, generation, assignment, window_opened_at,
-    trouble_reason, trouble_text, attempts, retry_at";
+    trouble_reason, trouble_text, attempts, retry_at, made_at";
 
 /// A row before its texts became types.
 struct Raw {
@@ -62,6 +82,7 @@ struct Raw {
     trouble_text: Option<String>,
     attempts: u32,
     retry_at: Option<i64>,
+    made_at: Option<i64>,
 }
 
 impl Raw {
@@ -80,6 +101,7 @@ impl Raw {
             trouble_text: row.get(10)?,
             attempts: row.get(11)?,
             retry_at: row.get(12)?,
+            made_at: row.get(13)?,
         })
     }
 
@@ -99,6 +121,7 @@ impl Raw {
             hostname: parse(TABLE, &self.hostname)?,
             release: parse(TABLE, &self.release)?,
             template: parse(TABLE, &self.template)?,
+            made_at: self.made_at,
             generation: Generation(self.generation.unsigned_abs()),
             assignment: self.assignment,
             window_opened_at: self.window_opened_at,
@@ -154,7 +177,9 @@ impl Store {
             db.execute(
                 "INSERT INTO instances (name, vmid, mac, hostname, release, template, reserved_at)
                  VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)
-                 ON CONFLICT (name) DO UPDATE SET vmid = excluded.vmid, mac = excluded.mac,
+                 ON CONFLICT (name) DO UPDATE SET
+                    made_at = CASE WHEN vmid = excluded.vmid THEN made_at ELSE NULL END,
+                    vmid = excluded.vmid, mac = excluded.mac,
                     hostname = excluded.hostname, release = excluded.release, template = excluded.template",
                 params![
                     reservation.instance.as_str(),
@@ -165,6 +190,26 @@ impl Store {
                     reservation.template.as_str(),
                     now(),
                 ],
+            )
+            .map(drop)
+        })
+    }
+
+    /// Notes that this ledger made the guest: its number is never given up silently from now on.
+    pub fn note_made(&self, name: &InstanceName) -> Result<()> {
+        self.with("written", |db| {
+            db.execute("UPDATE instances SET made_at = ?2 WHERE name = ?1", params![name.as_str(), now()]).map(drop)
+        })
+    }
+
+    /// A guest that knows a newer generation than the ledger, which was restored from a backup: the ledger follows, so
+    /// that its next assignment is newer still.
+    pub fn lift_generation(&self, name: &InstanceName, reported: Generation) -> Result<()> {
+        let reported = i64::try_from(reported.0).unwrap_or(i64::MAX);
+        self.with("written", |db| {
+            db.execute(
+                "UPDATE instances SET generation = ?2, assignment = NULL WHERE name = ?1 AND generation < ?2",
+                params![name.as_str(), reported],
             )
             .map(drop)
         })
@@ -208,15 +253,16 @@ impl Store {
         })
     }
 
-    /// Notes what went wrong; each time in a row waits longer, up to five minutes.
-    pub fn note_trouble(&self, name: &InstanceName, reason: &str, message: &str) -> Result<()> {
+    /// Notes what went wrong; each time in a row waits longer, up to five minutes. `false`: the ledger has no such
+    /// instance.
+    pub fn note_trouble(&self, name: &InstanceName, reason: &str, message: &str) -> Result<bool> {
         self.with("written", |db| {
             db.execute(
                 "UPDATE instances SET trouble_reason = ?2, trouble_text = ?3, attempts = attempts + 1,
                     retry_at = ?4 + min(300, 2 << min(attempts, 8)) WHERE name = ?1",
                 params![name.as_str(), reason, message, now()],
             )
-            .map(drop)
+            .map(|rows| rows > 0)
         })
     }
 

@@ -6,6 +6,9 @@ use serde::Serialize;
 
 use super::{Result, Store, StoreError, now, parse};
 
+/// Steps kept; older ones that have ended are dropped. A site of fifty guests makes some hundreds a year.
+const KEPT: i64 = 50_000;
+
 /// A step that is about to begin.
 #[derive(Debug, Clone)]
 pub struct JournalEntry<'a> {
@@ -58,6 +61,8 @@ pub struct OpenEntry {
     pub node: Option<NodeName>,
     /// Its Proxmox task, if one is known.
     pub upid: Option<String>,
+    /// Seconds since 1970.
+    pub started_at: i64,
 }
 
 /// A step as `why` shows it.
@@ -108,7 +113,11 @@ impl Store {
                     now()
                 ],
             )?;
-            Ok(db.last_insert_rowid())
+            let id = db.last_insert_rowid();
+            if id % 1000 == 0 {
+                db.execute("DELETE FROM journal WHERE id <= ?1 AND ended_at IS NOT NULL", [id - KEPT])?;
+            }
+            Ok(id)
         })
     }
 
@@ -139,17 +148,19 @@ impl Store {
 
     /// Steps that a dead orchestrator left open.
     pub fn open_entries(&self) -> Result<Vec<OpenEntry>> {
-        type Row = (i64, String, String, u32, Option<String>, Option<String>);
+        type Row = (i64, String, String, u32, Option<String>, Option<String>, i64);
         let rows: Vec<Row> = self.with("read", |db| {
             db.prepare_cached(
-                "SELECT id, instance, action, vmid, node, upid FROM journal
+                "SELECT id, instance, action, vmid, node, upid, started_at FROM journal
                  WHERE state IN ('intended', 'submitted') ORDER BY id",
             )?
-            .query_map([], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?, row.get(4)?, row.get(5)?)))?
+            .query_map([], |row| {
+                Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?, row.get(4)?, row.get(5)?, row.get(6)?))
+            })?
             .collect()
         })?;
         rows.into_iter()
-            .map(|(id, instance, action, vmid, node, upid)| {
+            .map(|(id, instance, action, vmid, node, upid, started_at)| {
                 Ok(OpenEntry {
                     id,
                     instance: parse("journal", &instance)?,
@@ -158,18 +169,33 @@ impl Store {
                         .map_err(|error| StoreError::Damaged { table: "journal", what: error.to_string() })?,
                     node: node.map(|node| parse("journal", &node)).transpose()?,
                     upid,
+                    started_at,
                 })
             })
             .collect()
     }
 
-    /// Whether a step of this kind for this guest was ever written down: then a guest with that number may be ours
-    /// although it does not show yet.
-    pub fn ever_intended(&self, instance: &InstanceName, action: &str, vmid: Vmid) -> Result<bool> {
+    /// Whether nobody knows what became of an earlier step of this kind for this guest: then a guest with that number
+    /// may be ours although it does not show yet.
+    pub fn is_in_doubt(&self, instance: &InstanceName, action: &str, vmid: Vmid) -> Result<bool> {
         self.with("read", |db| {
             db.query_row(
-                "SELECT EXISTS (SELECT 1 FROM journal WHERE instance = ?1 AND action = ?2 AND vmid = ?3)",
+                "SELECT EXISTS (SELECT 1 FROM journal
+                 WHERE instance = ?1 AND action = ?2 AND vmid = ?3 AND state = 'interrupted')",
                 params![instance.as_str(), action, vmid.get()],
+                |row| row.get(0),
+            )
+        })
+    }
+
+    /// Whether this guest was backed up after `since` and has not been started after that.
+    pub fn has_backup_since(&self, instance: &InstanceName, vmid: Vmid, since: i64) -> Result<bool> {
+        self.with("read", |db| {
+            db.query_row(
+                "SELECT EXISTS (SELECT 1 FROM journal AS backup
+                 WHERE instance = ?1 AND vmid = ?2 AND action = 'back-up' AND state = 'done' AND started_at > ?3
+                 AND NOT EXISTS (SELECT 1 FROM journal WHERE instance = ?1 AND action = 'start' AND id > backup.id))",
+                params![instance.as_str(), vmid.get(), since],
                 |row| row.get(0),
             )
         })

@@ -142,6 +142,11 @@ impl Store {
         })
     }
 
+    /// Forgets a small value.
+    pub fn forget_meta(&self, name: &str) -> Result<()> {
+        self.with("written", |db| db.execute("DELETE FROM meta WHERE name = ?1", [name]).map(drop))
+    }
+
     /// Stores a small value by name.
     pub fn set_meta(&self, name: &str, value: &str) -> Result<()> {
         self.with("written", |db| {

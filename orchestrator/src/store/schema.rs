@@ -22,6 +22,8 @@ const STEPS: &[&str] = &["
         release TEXT NOT NULL,
         template TEXT NOT NULL,
         reserved_at INTEGER NOT NULL,
+        -- Since when this ledger knows that it made a guest under this number; absent: never.
+        made_at INTEGER,
         -- Wiring: the newest generation and the keyed digest of what it holds.
         generation INTEGER NOT NULL DEFAULT 0,
         assignment TEXT,

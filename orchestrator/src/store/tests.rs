@@ -99,7 +99,10 @@ fn an_open_step_is_found_after_a_restart_with_its_task() {
     assert_eq!(store.open_entries().unwrap()[0].upid.as_deref(), Some("UPID:pve1:…"));
     store.ended(id, JournalState::Done, None).unwrap();
     assert!(store.open_entries().unwrap().is_empty());
-    assert!(store.ever_intended(&name, "clone", 2000.try_into().unwrap()).unwrap());
+    let vmid = 2000.try_into().unwrap();
+    assert!(!store.is_in_doubt(&name, "clone", vmid).unwrap());
+    store.ended(id, JournalState::Interrupted, None).unwrap();
+    assert!(store.is_in_doubt(&name, "clone", vmid).unwrap());
 }
 
 #[test]
@@ -124,15 +127,21 @@ fn identities_are_unique_across_the_site() {
     };
     let enrol = |name: &InstanceName, certificate: &str, identity: contract::enrolment::Identity| {
         store
-            .enrol(&Enrolment {
-                instance: name,
-                certificate: &digest(certificate),
-                public_key: &digest(certificate),
-                identity: &identity,
-                address: [127, 0, 0, 1].into(),
-            })
+            .enrol(
+                &Enrolment {
+                    instance: name,
+                    certificate: &digest(certificate),
+                    public_key: &digest(certificate),
+                    identity: &identity,
+                    address: [127, 0, 0, 1].into(),
+                },
+                900,
+            )
             .unwrap()
     };
+    assert_eq!(enrol(&one, "a9", identity("01", "k1")), Err(Conflict::WindowClosed));
+    store.open_window(&one).unwrap();
+    store.open_window(&two).unwrap();
     assert_eq!(enrol(&one, "aa", identity("01", "k1")), Ok(()));
     assert_eq!(enrol(&one, "ab", identity("09", "k9")), Err(Conflict::AlreadyEnrolled));
     assert_eq!(enrol(&two, "ac", identity("01", "k2")), Err(Conflict::SameMachineId(one.clone())));
