@@ -152,7 +152,9 @@ impl HealthReport {
         for unit in self.units.iter().filter(|unit| unit.active != "active") {
             problems.push(format!("{} is {} ({})", unit.unit, unit.active, unit.sub));
         }
-        for probe in &self.probes {
+        // A unit that is also probed is said once.
+        let said = |probe: &str| self.units.iter().any(|unit| probe.strip_prefix("unit ") == Some(unit.unit.as_str()));
+        for probe in self.probes.iter().filter(|probe| !said(&probe.probe)) {
             if let Some(failure) = &probe.failure {
                 problems.push(format!("{}: {failure}", probe.probe));
             }

@@ -47,6 +47,15 @@ pub(crate) enum Missing {
     Accept,
 }
 
+/// Whether a write waits for the disk. A flush takes milliseconds, and a first boot is made of few of them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Flush {
+    /// The new file survives a power cut.
+    Now,
+    /// After a power cut the file may be old, new or empty: for what merely informs.
+    Never,
+}
+
 /// Mode of directories that the agent makes on behalf of a file.
 const DIRECTORY_MODE: u32 = 0o755;
 
@@ -132,6 +141,16 @@ impl Root {
     /// Replaces or makes a file of the agent's own.
     pub(crate) fn write_own(&self, path: &str, bytes: &[u8], mode: u32) -> Result<()> {
         self.write(path, bytes, Attributes { mode, owner: self.owner })
+    }
+
+    /// Replaces or makes a file of the agent's own that merely informs: it does not wait for the disk.
+    pub(crate) fn write_note(&self, path: &str, bytes: &[u8], mode: u32) -> Result<()> {
+        match self.parent(path, Missing::Create)? {
+            Some((dir, name)) => {
+                dir.replace_all(&[(name, bytes, Attributes { mode, owner: self.owner })], Flush::Never)
+            }
+            None => Err(Error::new(Reason::FileIo, format!("cannot make the directory of {path}"))),
+        }
     }
 
     /// Removes a file or link; fine when there is none.
@@ -280,27 +299,41 @@ impl Dir {
 
     /// Replaces or makes a file: beside it first, then renamed, both flushed to the disk.
     pub(crate) fn replace(&self, name: &str, bytes: &[u8], attributes: Attributes) -> Result<()> {
-        if let Some(stat) = self.stat(name)? {
-            match kind_of(&stat) {
-                FileType::RegularFile => {}
-                FileType::Symlink => return Err(symlink(&self.join(name))),
-                _ => return Err(not_regular(&self.join(name))),
-            }
-        }
-        let temporary = temporary_name(name);
-        self.remove(&temporary)?;
-        let written = self.write_new(&temporary, bytes, attributes).and_then(|()| {
-            rustix::fs::renameat(&self.fd, &temporary, &self.fd, name)
-                .map_err(|errno| io_error("replace", &self.join(name), errno))
-        });
-        if written.is_err() {
-            // The first error is the one to report.
-            let _ = self.remove(&temporary);
-        }
-        written.and_then(|()| self.sync())
+        self.replace_all(&[(name, bytes, attributes)], Flush::Now)
     }
 
-    fn write_new(&self, name: &str, bytes: &[u8], attributes: Attributes) -> Result<()> {
+    /// Replaces or makes files: all of them beside the old ones first, then renamed one by one.
+    pub(crate) fn replace_all(&self, files: &[(&str, &[u8], Attributes)], flush: Flush) -> Result<()> {
+        let written = files.iter().try_for_each(|(name, bytes, attributes)| {
+            if let Some(stat) = self.stat(name)? {
+                match kind_of(&stat) {
+                    FileType::RegularFile => {}
+                    FileType::Symlink => return Err(symlink(&self.join(name))),
+                    _ => return Err(not_regular(&self.join(name))),
+                }
+            }
+            let temporary = temporary_name(name);
+            self.unlink(&temporary)?;
+            self.write_new(&temporary, bytes, *attributes, flush)
+        });
+        let renamed = written.and_then(|()| {
+            files.iter().try_for_each(|(name, ..)| {
+                rustix::fs::renameat(&self.fd, temporary_name(name), &self.fd, *name)
+                    .map_err(|errno| io_error("replace", &self.join(name), errno))
+            })
+        });
+        if renamed.is_err() {
+            // The first error is the one to report.
+            files.iter().for_each(|(name, ..)| drop(self.unlink(&temporary_name(name))));
+        }
+        renamed?;
+        match flush {
+            Flush::Now => self.sync(),
+            Flush::Never => Ok(()),
+        }
+    }
+
+    fn write_new(&self, name: &str, bytes: &[u8], attributes: Attributes, flush: Flush) -> Result<()> {
         let path = self.join(name);
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let fd = rustix::fs::openat(&self.fd, name, flags, Mode::from_raw_mode(0o600))
@@ -308,14 +341,22 @@ impl Dir {
         let mut file = File::from(fd);
         file.write_all(bytes).map_err(|cause| file_error("write", &path, &cause))?;
         set_attributes(&file, attributes, &path)?;
-        file.sync_all().map_err(|cause| file_error("flush", &path, &cause))
+        match flush {
+            Flush::Now => file.sync_all().map_err(|cause| file_error("flush", &path, &cause)),
+            Flush::Never => Ok(()),
+        }
     }
 
-    /// Removes a file or link; fine when there is none.
+    /// Removes a file or link and flushes that to the disk; fine when there is none.
     pub(crate) fn remove(&self, name: &str) -> Result<()> {
+        if self.unlink(name)? { self.sync() } else { Ok(()) }
+    }
+
+    /// Removes a file or link; whether there was one.
+    fn unlink(&self, name: &str) -> Result<bool> {
         match rustix::fs::unlinkat(&self.fd, name, AtFlags::empty()) {
-            Ok(()) => self.sync(),
-            Err(Errno::NOENT) => Ok(()),
+            Ok(()) => Ok(true),
+            Err(Errno::NOENT) => Ok(false),
             Err(errno) => Err(io_error("remove", &self.join(name), errno)),
         }
     }

@@ -68,7 +68,7 @@ impl Status {
     /// Writes the file.
     pub(crate) fn save(&self, root: &Root) -> Result<()> {
         let text = serde_json::to_vec(self).unwrap_or_default();
-        root.write_own(layout::STATUS, &text, 0o644)
+        root.write_note(layout::STATUS, &text, 0o644)
     }
 }
 

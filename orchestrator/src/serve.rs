@@ -1,10 +1,12 @@
 //! `ctrlable serve`: the loop. Each pass starts from what is, not from what was meant to happen last time; a timer with
 //! jitter, a git hook, an agent or the end of a lane only says when.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
+use contract::ids::InstanceName;
 use sd_notify::NotifyState;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::Notify;
@@ -16,6 +18,7 @@ use crate::observe;
 use crate::plan;
 use crate::proxmox::Client;
 use crate::site::{self, Follower, Look};
+use crate::status::{self, InTheWay};
 use crate::store::{Event, EventKind, Store, StoreError, now};
 use crate::web::{self, Pulse, Web};
 
@@ -183,7 +186,7 @@ impl Loop {
         self.store.set_meta("plan", &serde_json::to_string(&plan)?)?;
         // What was observed of a busy instance may be out of date before its lane ends.
         plan.instances.retain(|part| !busy.contains(&part.instance));
-        self.note_blocked(&plan)?;
+        self.note_blocked(&plan, &busy)?;
         let hash = plan.hash();
         let work = Arc::new(Work { plan, assignments: wishes.assignments });
         if self.executor.start(&work)? > 0 && *planned != hash {
@@ -217,34 +220,35 @@ impl Loop {
         Ok(())
     }
 
-    /// What is in the way stands in `status` and in the event log, once.
-    fn note_blocked(&self, plan: &plan::Plan) -> Result<(), StoreError> {
-        let mut blocked = std::collections::BTreeMap::new();
+    /// What is in the way stands in `status`, and once in the event log.
+    fn note_blocked(&self, plan: &plan::Plan, busy: &BTreeSet<InstanceName>) -> Result<(), StoreError> {
+        let known = status::in_the_way(&self.store)?;
+        let mut found: BTreeMap<String, InTheWay> = known
+            .iter()
+            .filter(|(name, _)| busy.iter().any(|busy| busy.as_str() == *name))
+            .map(|(name, way)| (name.clone(), way.clone()))
+            .collect();
         for part in &plan.instances {
-            if let Some(reason) = &part.blocked {
-                blocked.insert(part.instance.to_string(), format!("{} [{}]", reason.message, reason.reason));
-            }
-        }
-        let known: std::collections::BTreeMap<String, String> =
-            self.store.meta("blocked")?.and_then(|text| serde_json::from_str(&text).ok()).unwrap_or_default();
-        if blocked == known {
-            return Ok(());
-        }
-        for part in &plan.instances {
-            if let Some(reason) = &part.blocked
-                && known.get(part.instance.as_str()) != blocked.get(part.instance.as_str())
-            {
+            let Some(blocked) = &part.blocked else { continue };
+            let way = InTheWay {
+                reason: blocked.reason.to_owned(),
+                message: blocked.message.clone(),
+                remedy: blocked.remedy.clone(),
+            };
+            if known.get(part.instance.as_str()) != Some(&way) {
                 self.store.record(
-                    Event::new(
-                        EventKind::StepFailed,
-                        format!("{}: {}. {}", part.instance, reason.message, reason.remedy),
-                    )
-                    .instance(&part.instance)
-                    .reason(reason.reason),
+                    Event::new(EventKind::Blocked, format!("{}: {}. {}", part.instance, way.message, way.remedy))
+                        .instance(&part.instance)
+                        .reason(blocked.reason),
                 )?;
             }
+            found.insert(part.instance.to_string(), way);
         }
-        self.store.set_meta("blocked", &serde_json::to_string(&blocked).unwrap_or_default())
+        if found != known {
+            // Serialising strings cannot fail.
+            self.store.set_meta(status::BLOCKED, &serde_json::to_string(&found).unwrap_or_default())?;
+        }
+        Ok(())
     }
 }
 

@@ -14,7 +14,9 @@ use crate::plan::{Desired, WiringDigest, Wished};
 use crate::secrets::{Secrets, SecretsError};
 use crate::source::{Repository, Settings, SourceError, SshAccess};
 use crate::store::{Event, EventKind, Store, StoreError, Verdict};
-use crate::trust::{self, CheckedSite, HistoryRule, KeySet, KeySetError, Memory, TrustError, VerifiedRelease, VerifiedSite};
+use crate::trust::{
+    self, CheckedSite, HistoryRule, KeySet, KeySetError, Memory, TrustError, VerifiedRelease, VerifiedSite,
+};
 use crate::wiring;
 
 /// Follows the fleet repository: fetches, verifies, remembers.
@@ -140,7 +142,7 @@ impl Follower {
                 let text = error.to_string();
                 if self.is_news(&text) {
                     self.store.record(
-                        Event::new(EventKind::SourceFailed, format!("{text} {}", error.remedy()))
+                        Event::new(EventKind::SourceFailed, format!("{text}. To do: {}", error.remedy()))
                             .reason(error.reason()),
                     )?;
                 }
@@ -159,14 +161,14 @@ impl Follower {
                 Ok(Look::Accepted(site))
             }
             Err(error) => {
-                let message = format!("{error} {}", error.remedy());
+                let message = format!("{error}. To do: {}", error.remedy());
                 self.store.note_revision(
                     &head,
                     &Verdict::Refused { reason: error.reason().into(), message: message.clone() },
                 )?;
                 if self.is_news(&format!("{head} {message}")) {
                     self.store.record(
-                        Event::new(EventKind::RevisionRefused, format!("{message} What was in force stays in force."))
+                        Event::new(EventKind::RevisionRefused, format!("{message}. What was in force stays in force"))
                             .revision(&head)
                             .reason(error.reason()),
                     )?;
@@ -200,10 +202,10 @@ impl Follower {
 #[derive(Debug, thiserror::Error)]
 pub enum PreviewError {
     /// The remote.
-    #[error("{0} {remedy}", remedy = .0.remedy())]
+    #[error("{0}. To do: {remedy}", remedy = .0.remedy())]
     Source(#[from] SourceError),
     /// The revision.
-    #[error("{0} {remedy} [{reason}]", remedy = .0.remedy(), reason = .0.reason())]
+    #[error("{0}. To do: {remedy} [{reason}]", remedy = .0.remedy(), reason = .0.reason())]
     Trust(#[from] TrustError),
     /// The ledger.
     #[error(transparent)]

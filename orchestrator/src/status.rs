@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use contract::ids::{Generation, InstanceName};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::store::{AgentRecord, InstanceRecord, Store, StoreError};
 
@@ -50,14 +50,14 @@ pub struct InstanceStatus {
     pub cause: String,
     /// Stable label of the cause, where there is one.
     pub reason: Option<String>,
-    /// Number of its guest.
-    pub vmid: u32,
+    /// Number of its guest; absent as long as none is reserved.
+    pub vmid: Option<u32>,
     /// Host name.
-    pub hostname: String,
+    pub hostname: Option<String>,
     /// What it was cloned from.
-    pub template: String,
+    pub template: Option<String>,
     /// The release that it was cloned from.
-    pub release: String,
+    pub release: Option<String>,
     /// Where it reports from.
     pub address: Option<String>,
     /// Newest generation, and the one in force.
@@ -113,34 +113,85 @@ pub fn phase(
     (Phase::Healthy, String::new(), None)
 }
 
-/// Every instance of the ledger.
+/// What the last plan found in the way of one instance; the ledger keeps it by name under [`BLOCKED`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct InTheWay {
+    /// Stable label.
+    pub reason: String,
+    /// What it is.
+    pub message: String,
+    /// What to do.
+    pub remedy: String,
+}
+
+/// Where the ledger keeps what is in the way.
+pub const BLOCKED: &str = "blocked";
+
+/// Reasons that come and go by themselves, such as a backup: they do not make a healthy guest any less so.
+const PASSING: [&str; 2] = ["guest-locked", "guest-unreadable"];
+
+/// What is in the way, by instance.
+pub fn in_the_way(store: &Store) -> Result<BTreeMap<String, InTheWay>, StoreError> {
+    match store.meta(BLOCKED)? {
+        None => Ok(BTreeMap::new()),
+        Some(text) => serde_json::from_str(&text)
+            .map_err(|error| StoreError::Damaged { table: "meta", what: format!("{BLOCKED}: {error}") }),
+    }
+}
+
+/// Every instance of the ledger, and those that could not even be given a number.
 pub fn instances(store: &Store, now: i64) -> Result<Vec<InstanceStatus>, StoreError> {
     let mut agents: BTreeMap<InstanceName, AgentRecord> = store.agents()?;
+    let mut blocked = in_the_way(store)?;
     let interval = store.meta("report-interval")?.and_then(|text| text.parse().ok()).unwrap_or(30);
-    Ok(store
-        .instances()?
-        .into_iter()
-        .map(|(name, record)| {
-            let agent = agents.remove(&name);
-            let (phase, cause, reason) = phase(&record, agent.as_ref(), now, interval);
-            InstanceStatus {
-                phase,
-                cause,
-                reason,
-                vmid: record.vmid.get(),
-                hostname: record.hostname.to_string(),
-                template: record.template.to_string(),
-                release: record.release.to_string(),
-                address: agent.as_ref().map(|agent| agent.address.clone()),
-                generation: record.generation,
-                in_force: agent
-                    .as_ref()
-                    .and_then(|agent| agent.report.as_ref())
-                    .map_or(Generation(0), |report| report.generation),
-                last_seen: agent.as_ref().and_then(|agent| agent.last_seen),
-                retry_at: record.trouble.as_ref().map(|trouble| trouble.retry_at),
-                instance: name,
-            }
-        })
-        .collect())
+    let mut statuses = Vec::new();
+    for (name, record) in store.instances()? {
+        let agent = agents.remove(&name);
+        let (mut phase, mut cause, mut reason) = phase(&record, agent.as_ref(), now, interval);
+        if let Some(found) = blocked.remove(name.as_str())
+            && !(phase == Phase::Healthy && PASSING.contains(&found.reason.as_str()))
+            && phase != Phase::Lost
+        {
+            (phase, cause, reason) =
+                (Phase::Degraded, format!("{}. {}", found.message, found.remedy), Some(found.reason));
+        }
+        statuses.push(InstanceStatus {
+            phase,
+            cause,
+            reason,
+            vmid: Some(record.vmid.get()),
+            hostname: Some(record.hostname.to_string()),
+            template: Some(record.template.to_string()),
+            release: Some(record.release.to_string()),
+            address: agent.as_ref().map(|agent| agent.address.clone()),
+            generation: record.generation,
+            in_force: agent
+                .as_ref()
+                .and_then(|agent| agent.report.as_ref())
+                .map_or(Generation(0), |report| report.generation),
+            last_seen: agent.as_ref().and_then(|agent| agent.last_seen),
+            retry_at: record.trouble.as_ref().map(|trouble| trouble.retry_at),
+            instance: name,
+        });
+    }
+    for (name, found) in blocked {
+        let Ok(instance) = name.parse() else { continue };
+        statuses.push(InstanceStatus {
+            instance,
+            phase: Phase::Degraded,
+            cause: format!("{}. {}", found.message, found.remedy),
+            reason: Some(found.reason),
+            vmid: None,
+            hostname: None,
+            template: None,
+            release: None,
+            address: None,
+            generation: Generation(0),
+            in_force: Generation(0),
+            last_seen: None,
+            retry_at: None,
+        });
+    }
+    statuses.sort_by(|a, b| a.instance.cmp(&b.instance));
+    Ok(statuses)
 }

@@ -1,5 +1,5 @@
 //! The story of `ci/demo`, on real containers, as a test.
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, clippy::panic)]
 
 use tests::run::{agent, run};
 use tests::story::{self, Narrator};

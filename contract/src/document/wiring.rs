@@ -327,11 +327,12 @@ fn level_fits(
                     && key.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_')
             }
             _ => {
-                !key.is_empty()
-                    && !key.starts_with(['#', ';', '['])
-                    && !key.chars().any(|letter| letter.is_control() || "=[]".contains(letter))
-                    && key.trim() == key
-                    && !(format == FileFormat::Conf && key.contains(char::is_whitespace))
+                let forbidden = |letter: char| {
+                    letter.is_control()
+                        || "=[]".contains(letter)
+                        || (format == FileFormat::Conf && letter.is_whitespace())
+                };
+                !key.is_empty() && !key.starts_with(['#', ';']) && !key.contains(forbidden) && key.trim() == key
             }
         };
         if !good_key {

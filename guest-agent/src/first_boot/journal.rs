@@ -45,7 +45,7 @@ impl<'a> Journal<'a> {
         let millis = u64::try_from(begin.elapsed().as_millis()).unwrap_or(u64::MAX);
         steps.push(FirstBootStep { step: name.to_owned(), millis, failure });
         let lines: Vec<String> = steps.iter().filter_map(|step| serde_json::to_string(step).ok()).collect();
-        self.root.write_own(layout::FIRST_BOOT, (lines.join("\n") + "\n").as_bytes(), 0o600)
+        self.root.write_note(layout::FIRST_BOOT, (lines.join("\n") + "\n").as_bytes(), 0o600)
     }
 }
 

@@ -7,9 +7,10 @@ use std::collections::BTreeMap;
 
 use ssh_key::rand_core::OsRng;
 use ssh_key::{Algorithm, EcdsaCurve, HashAlg, LineEnding, PrivateKey, PublicKey};
+use zeroize::Zeroizing;
 
 use crate::error::{Error, Reason, Result};
-use crate::files::{Missing, Root};
+use crate::files::{Attributes, Flush, Missing, Root};
 use crate::layout;
 
 /// Algorithms and the names of their files (sshd_config(5), HostKey).
@@ -26,16 +27,22 @@ pub(crate) fn replace(root: &Root) -> Result<Vec<String>> {
     let Some(ssh) = root.directory(layout::SSH_DIR, Missing::Accept)? else { return Ok(Vec::new()) };
     let comment = root.read_text(layout::HOSTNAME, layout::SMALL_FILE)?.unwrap_or_default();
     let mut made = Vec::new();
+    let mut files: Vec<(String, Zeroizing<String>, u32)> = Vec::new();
     for (algorithm, name) in KEYS {
         let fail = |cause: ssh_key::Error| Error::new(Reason::SshHostKey, format!("cannot make {name}: {cause}"));
         let mut key = PrivateKey::random(&mut OsRng, algorithm.clone()).map_err(fail)?;
         key.set_comment(format!("root@{}", comment.trim()));
-        let private = key.to_openssh(LineEnding::LF).map_err(fail)?;
         let public = key.public_key().to_openssh().map_err(fail)? + "\n";
-        root.write_own(&format!("{}/{name}", layout::SSH_DIR), private.as_bytes(), 0o600)?;
-        root.write_own(&format!("{}/{name}.pub", layout::SSH_DIR), public.as_bytes(), 0o644)?;
+        files.push((name.to_owned(), key.to_openssh(LineEnding::LF).map_err(fail)?, 0o600));
+        files.push((format!("{name}.pub"), Zeroizing::new(public), 0o644));
         made.push(algorithm.as_str().to_owned());
     }
+    let owner = root.owner();
+    let files: Vec<(&str, &[u8], Attributes)> = files
+        .iter()
+        .map(|(name, text, mode)| (name.as_str(), text.as_bytes(), Attributes { mode: *mode, owner }))
+        .collect();
+    ssh.replace_all(&files, Flush::Now)?;
     for name in ssh.names()? {
         let ours = KEYS.iter().any(|(_, ours)| name == *ours || name.strip_suffix(".pub") == Some(ours));
         if name.starts_with(PREFIX) && !ours {

@@ -54,10 +54,9 @@ fn set(lines: &mut Lines, key: &str, values: &[String]) {
     for (index, value) in found.iter().zip(values) {
         lines.replace(*index, &format!("{key} {value}"));
     }
-    let mut at = found.last().map_or(end, |last| last + 1);
-    for value in values.iter().skip(found.len()) {
+    let behind = found.last().map_or(end, |last| last + 1);
+    for (at, value) in (behind..).zip(values.iter().skip(found.len())) {
         lines.insert(at, &format!("{key} {value}"));
-        at += 1;
     }
     for index in found.iter().skip(values.len()).rev() {
         lines.lines.remove(*index);

@@ -123,6 +123,89 @@ fn yaml_keeps_keys_tags_and_texts_that_look_like_something_else() {
 }
 
 #[test]
+fn yaml_keeps_comments_quotes_and_layout_of_what_it_does_not_touch() {
+    let text = "\
+# zigbee2mqtt, by hand
+homeassistant: yes   # a YAML 1.1 reader takes this for true
+mqtt:
+  # where the broker is
+  server: 'mqtt://old'   # the old one
+  user:   app
+  tls: {ca: a, key: b}
+
+list:
+  - one   # first
+  - two
+text: |
+  two
+  lines
+empty:
+serial: # none yet
+  port: /dev/ttyUSB0
+# the end
+";
+    let patch = json!({
+        "mqtt": { "server": "mqtt://new:1883", "password": "on", "user": null, "tls": { "key": "c" } },
+        "serial": { "port": "tcp://192.0.2.1:6638" },
+        "list": ["three"],
+        "text": "one\nmore\n",
+        "empty": 5,
+        "frontend": { "port": 8080, "names": ["a", "b"] },
+    });
+    let expected = "\
+# zigbee2mqtt, by hand
+homeassistant: yes   # a YAML 1.1 reader takes this for true
+mqtt:
+  # where the broker is
+  server: mqtt://new:1883   # the old one
+  tls:
+    ca: a
+    key: c
+  password: \"on\"
+
+list:
+  - three
+text: \"one\\nmore\\n\"
+empty: 5
+serial: # none yet
+  port: tcp://192.0.2.1:6638
+frontend:
+  port: 8080
+  names:
+    - a
+    - b
+# the end
+";
+    // What stands between braces is replaced as a whole, so it is left out here.
+    let simple = text.replace("  tls: {ca: a, key: b}\n", "  tls:\n    ca: a\n    key: b\n");
+    assert_eq!(merged(Yaml, &simple, patch), expected);
+    let empty = "a:\n  b:   # nothing\n\n  # about c\n  c: 1\n";
+    assert_eq!(merged(Yaml, empty, json!({ "a": { "b": null, "c": 5 } })), "a:\n\n  # about c\n  c: 5\n");
+    assert_eq!(merged(Yaml, empty, json!({ "a": { "b": [1] } })), empty.replace("b:   # nothing\n", "b:\n    - 1\n"));
+    assert_eq!(merged(Yaml, "# only this", json!({ "a": { "b": 1 } })), "# only this\na:\n  b: 1\n");
+    assert_eq!(merged(Yaml, "a: 1 # x\nb: 2", json!({ "c": "é" })), "a: 1 # x\nb: 2\nc: é\n");
+    assert_eq!(merged(Yaml, "é: 1 # é\nb: x\n", json!({ "b": "z" })), "é: 1 # é\nb: z\n");
+}
+
+#[test]
+fn yaml_beyond_a_simple_edit_is_still_merged() {
+    for (text, patch) in [
+        ("{a: 1, b: {c: 2}}\n", json!({ "b": { "c": 3 } })),
+        ("a: &x {k: 1}\nb: *x\n", json!({ "a": { "k": 2 } })),
+        ("a: 1\n", json!({ "a": null })),
+        ("a: {b: 1}\n", json!({ "a": { "c": 2 } })),
+        ("? a\n: 1\n", json!({ "a": 2, "b": 3 })),
+        ("1: x\n", json!({ "1": "y" })),
+        ("a: >-\n  folded\n  text\n\nb: 1\n", json!({ "a": "x", "c": 1 })),
+    ] {
+        let read: serde_yaml::Value = serde_yaml::from_str(&merged(Yaml, text, patch.clone())).unwrap();
+        for (key, value) in patch.as_object().unwrap().iter().filter(|(_, value)| value.is_string()) {
+            assert_eq!(read[key.as_str()], serde_yaml::to_value(value).unwrap());
+        }
+    }
+}
+
+#[test]
 fn what_a_format_cannot_hold_is_refused_without_its_value() {
     for format in [Ini, Env, Conf] {
         for value in [json!("hunter2\nEVIL=1"), json!("hunter2\r"), json!("\u{1b}hunter2")] {

@@ -19,6 +19,8 @@ pub(crate) mod lines;
 pub(crate) mod toml;
 /// YAML.
 pub(crate) mod yaml;
+/// Edits in the text of a YAML file.
+mod yaml_edit;
 
 use contract::assignment::FileFormat;
 use serde_json::{Map, Value};

@@ -1,8 +1,8 @@
-//! YAML files.
+//! YAML files. The text is edited where that is simple enough, so comments stay; else the file is written anew.
 
 use serde_yaml::{Mapping, Value};
 
-use super::{Merge, bad_merge};
+use super::{Merge, bad_merge, yaml_edit};
 use crate::error::{Error, Reason, Result};
 
 /// Merges into a YAML mapping.
@@ -11,6 +11,12 @@ pub(crate) fn merge(text: &str, patch: &Merge) -> Result<String> {
     let Value::Mapping(mapping) = &mut document else { return Err(bad_merge("the file is not a YAML mapping")) };
     if !merge_mapping(mapping, patch)? {
         return Ok(text.to_owned());
+    }
+    // An edit counts only if it reads as the merge of the values does.
+    if let Some(edited) = yaml_edit::edit(text, patch)
+        && parse(&edited).is_ok_and(|read| read == document)
+    {
+        return Ok(edited);
     }
     serde_yaml::to_string(&document).map_err(|cause| bad_merge(format!("cannot be written as YAML: {cause}")))
 }

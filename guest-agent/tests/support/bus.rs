@@ -9,6 +9,8 @@ use std::sync::{Arc, Mutex};
 use zbus::object_server::SignalEmitter;
 use zbus::{OwnedObjectPath, fdo, interface};
 
+type AfterRestart = Box<dyn Fn(&str) -> &'static str + Send>;
+
 /// What happened on the bus, and how units behave.
 #[derive(Default)]
 pub struct Machine {
@@ -17,7 +19,7 @@ pub struct Machine {
     /// Active state by unit.
     pub units: BTreeMap<String, String>,
     /// Decides how a unit is after its restart; `active` when there is nothing.
-    pub after_restart: Option<Box<dyn Fn(&str) -> &'static str + Send>>,
+    pub after_restart: Option<AfterRestart>,
 }
 
 pub struct Bus {

@@ -111,6 +111,10 @@ fn tls(agents: &Agents, names: &[String]) -> Result<ServerConfig, ListenError> {
 }
 
 async fn connection(stream: TcpStream, address: SocketAddr, acceptor: TlsAcceptor, router: axum::Router) {
+    // Answers are small and awaited; Nagle's algorithm would hold each back for some 40 ms.
+    if let Err(error) = stream.set_nodelay(true) {
+        tracing::debug!(%address, %error, "a connection ended early");
+    }
     let stream = match tokio::time::timeout(HANDSHAKE, acceptor.accept(stream)).await {
         Ok(Ok(stream)) => stream,
         Ok(Err(error)) => {

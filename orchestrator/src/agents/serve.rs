@@ -51,24 +51,24 @@ async fn enrol_guest(
 }
 
 /// The instance behind a client certificate: our CA signed it, and the ledger says whose it is now.
-fn holder(agents: &Agents, peer: &Peer) -> Result<InstanceName, Response> {
+fn holder(agents: &Agents, peer: &Peer) -> Result<InstanceName, Box<Response>> {
     let Some(certificate) = &peer.certificate else {
-        return Err(refuse(
+        return Err(Box::new(refuse(
             StatusCode::UNAUTHORIZED,
             "certificate-missing",
             "this path needs the certificate from enrolment",
             None,
-        ));
+        )));
     };
     match agents.store.holder(certificate) {
         Ok(Some(instance)) => Ok(instance),
-        Ok(None) => Err(refuse(
+        Ok(None) => Err(Box::new(refuse(
             StatusCode::FORBIDDEN,
             "certificate-unknown",
             "this certificate is not, or no longer, that of a guest of this site",
             None,
-        )),
-        Err(error) => Err(store_trouble(&error)),
+        ))),
+        Err(error) => Err(Box::new(store_trouble(&error))),
     }
 }
 
@@ -85,7 +85,7 @@ async fn assignment_for(
 ) -> Response {
     let instance = match holder(&agents, &peer) {
         Ok(instance) => instance,
-        Err(response) => return response,
+        Err(response) => return *response,
     };
     let after = Generation(wanted.after.unwrap_or(0));
     let wait = Duration::from_secs(u64::from(wanted.wait.unwrap_or(0).min(assignment::MAX_WAIT)));
@@ -115,7 +115,7 @@ async fn take_report(
 ) -> Response {
     let instance = match holder(&agents, &peer) {
         Ok(instance) => instance,
-        Err(response) => return response,
+        Err(response) => return *response,
     };
     if report.protocol != PROTOCOL {
         return refuse(

@@ -128,8 +128,11 @@ fn table(instances: &[InstanceStatus]) {
             [
                 instance.instance.to_string(),
                 instance.phase.word().into(),
-                instance.vmid.to_string(),
-                format!("{} {}", instance.template, instance.release),
+                instance.vmid.map_or_else(|| "-".into(), |vmid| vmid.to_string()),
+                match (&instance.template, &instance.release) {
+                    (Some(template), Some(release)) => format!("{template} {release}"),
+                    _ => "-".into(),
+                },
                 instance.address.clone().unwrap_or_else(|| "-".into()),
                 wired,
                 instance.last_seen.map_or_else(|| "-".into(), |at| format!("{} s ago", (now() - at).max(0))),

@@ -45,7 +45,7 @@ fn rehearse(fleet: &std::path::Path, site: &SiteName) -> anyhow::Result<plan::Pl
     let checked = trust::check(&Checkout::new(fleet), site).map_err(|error| {
         let refusals: Vec<String> = error.refusals().iter().map(ToString::to_string).collect();
         if refusals.is_empty() {
-            anyhow::anyhow!("{error} {} [{}]", error.remedy(), error.reason())
+            anyhow::anyhow!("{error}. To do: {} [{}]", error.remedy(), error.reason())
         } else {
             anyhow::anyhow!("the site is refused:\n{}", refusals.join("\n"))
         }

@@ -460,9 +460,7 @@ impl<'a> Planner<'a> {
     }
 
     fn storage_trouble(&self, node: &NodeName, wish: &DesiredInstance, template_disk: Option<u32>) -> Option<Blocked> {
-        if self.observed.version.is_none() {
-            return None;
-        }
+        self.observed.version?;
         let name = &self.desired.storage;
         let at = self.desired.place("proxmox.storage");
         let Some(storage) =

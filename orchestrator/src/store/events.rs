@@ -20,6 +20,8 @@ pub enum EventKind {
     SourceFailed,
     /// A plan with something to do.
     Planned,
+    /// Something is in the way of an instance.
+    Blocked,
     /// A step began.
     StepStarted,
     /// A step ended well.
@@ -53,6 +55,7 @@ impl EventKind {
             Self::RevisionRefused => "revision-refused",
             Self::SourceFailed => "source-failed",
             Self::Planned => "planned",
+            Self::Blocked => "blocked",
             Self::StepStarted => "step-started",
             Self::StepDone => "step-done",
             Self::StepFailed => "step-failed",
@@ -133,6 +136,7 @@ impl Store {
         match event.kind {
             EventKind::RevisionRefused
             | EventKind::SourceFailed
+            | EventKind::Blocked
             | EventKind::StepFailed
             | EventKind::EnrolmentRefused
             | EventKind::Degraded
