@@ -4,14 +4,16 @@ use std::io::{self, Write};
 use std::process::ExitCode;
 
 use anstyle::{AnsiColor, Style};
+use contract::ids::{NodeName, StorageId};
 use contract::manifest::GuestKind;
+use contract::site::Prune;
 
 use super::{ConfigArg, Format, block_on};
 use crate::config::Config;
 use crate::doctor::gather::gather;
 use crate::doctor::privileges::print_role;
 use crate::doctor::{Expectation, Finding, Level, Machines, examine, worst};
-use crate::proxmox::Client;
+use crate::proxmox::{Client, NodeState, ProxmoxError};
 use crate::site::Follower;
 use crate::store::Store;
 use crate::trust::CheckedSite;
@@ -45,8 +47,12 @@ fn plain(text: &str) -> Result<String, String> {
 /// Exit code 0 when nothing fails, 1 otherwise. Warnings do not count.
 pub(crate) fn run(args: &Args, format: Format) -> anyhow::Result<ExitCode> {
     let config = args.config.load()?;
-    let expected = expectation(&config)?;
+    let (mut expected, prune) = expectation(&config)?;
     let client = Client::new(config.proxmox)?;
+    if prune == Prune::Allow {
+        // Without a node to ask, the role is printed without it; the checks say what is missing.
+        expected.backup_storage = block_on(backup_storage(&client, expected.node.as_ref()))?.unwrap_or_default();
+    }
     let mut out = anstream::stdout();
     if args.print_role {
         let major = match args.pve {
@@ -67,7 +73,7 @@ pub(crate) fn run(args: &Args, format: Format) -> anyhow::Result<ExitCode> {
 }
 
 /// What the site counts on: the newest revision of the fleet repository says it.
-fn expectation(config: &Config) -> anyhow::Result<Expectation> {
+fn expectation(config: &Config) -> anyhow::Result<(Expectation, Prune)> {
     std::fs::create_dir_all(&config.state)?;
     let follower = Follower::new(config, Store::open(&config.state)?)?;
     let verified = follower.preview()?;
@@ -80,7 +86,21 @@ fn expectation(config: &Config) -> anyhow::Result<Expectation> {
         .filter_map(|(wish, template)| wish.resources.disk.or(template.resources.map(|base| base.disk)))
         .max()
         .unwrap_or(0);
-    Ok(Expectation::of(&site.proxmox, manifest.proxmox_min_version, machines, u64::from(largest) << 30))
+    let expected = Expectation::of(&site.proxmox, manifest.proxmox_min_version, machines, u64::from(largest) << 30);
+    Ok((expected, site.prune))
+}
+
+/// Where a guest is backed up before it is destroyed: the first storage for backups by name, as `plan` chooses it.
+async fn backup_storage(client: &Client, node: Option<&NodeName>) -> Result<Option<StorageId>, ProxmoxError> {
+    let mut names = Vec::new();
+    for row in client.nodes().await? {
+        if row.state == NodeState::Online && node.is_none_or(|node| row.node == *node) {
+            let storages = client.storages(&row.node).await?;
+            names.extend(storages.into_iter().filter(|found| found.content.contains("backup")).map(|found| found.id));
+        }
+    }
+    names.sort();
+    Ok(names.first().and_then(|name| name.parse().ok()))
 }
 
 fn print(finding: &Finding, out: &mut impl Write) -> io::Result<()> {

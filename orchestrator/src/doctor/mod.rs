@@ -22,7 +22,7 @@ pub const OLDEST_PVE: PveVersion = PveVersion { major: 8, minor: 2 };
 /// Clocks that differ by more than this are worth a warning, in seconds: certificates made here are then not yet valid
 /// there.
 const SKEW_WARNING: i64 = 10;
-/// Clocks that differ by more than this break enrolment, in seconds: new certificates are dated back 5 minutes.
+/// Clocks that differ by more than this break enrolment, in seconds: new certificates are dated back a day.
 const SKEW_FAILURE: i64 = 300;
 
 /// Whether the site has virtual machines, which need more privileges.
