@@ -40,10 +40,10 @@ pub mod web;
 
 /// Whether a site can work: connection, version, storage, bridge, pool, privileges.
 pub mod doctor;
-/// Marks guests as templates of a release.
-pub mod template;
 /// HQ's tools for releases.
 pub mod release;
+/// Marks guests as templates of a release.
+pub mod template;
 
 /// `orchestrator.toml`.
 pub mod config;

@@ -1,10 +1,12 @@
 //! `ctrlable serve`: the loop. Each pass starts from what is, not from what was meant to happen last time; a timer with
 //! jitter, a git hook, an agent or the end of a lane only says when.
 
+use std::collections::BTreeSet;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
+use contract::ids::InstanceName;
 use sd_notify::NotifyState;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::Notify;
@@ -17,6 +19,7 @@ use crate::plan;
 use crate::proxmox::Client;
 use crate::site::{self, Follower, Look};
 use crate::store::{Event, EventKind, Store, StoreError, now};
+use crate::trust::VerifiedSite;
 use crate::web::{self, Pulse, Web};
 
 /// Longest time between two passes: drift on the hypervisor is seen within it.
@@ -181,6 +184,7 @@ impl Loop {
         let mut plan = plan::plan(&wishes.desired, &view.observed, &view.ledger);
         let summary = summary(&plan);
         self.store.set_meta("plan", &serde_json::to_string(&plan)?)?;
+        self.forget_gone(&verified, &view.observed, &busy)?;
         // What was observed of a busy instance may be out of date before its lane ends.
         plan.instances.retain(|part| !busy.contains(&part.instance));
         self.note_blocked(&plan)?;
@@ -194,6 +198,29 @@ impl Loop {
             *planned = hash;
         }
         Ok(Passed::Well(summary))
+    }
+
+    /// Forgets instances that nobody asks for and that have no guest: the end of a destruction may have been lost with
+    /// an earlier process or with an answer, and a person may have destroyed the guest.
+    fn forget_gone(
+        &self,
+        wanted: &VerifiedSite,
+        observed: &plan::Observed,
+        busy: &BTreeSet<InstanceName>,
+    ) -> Result<(), StoreError> {
+        for (name, record) in self.store.instances()? {
+            if !wanted.site().instances.contains_key(&name)
+                && !observed.guests.contains_key(&record.vmid)
+                && !busy.contains(&name)
+            {
+                self.store.release_instance(&name)?;
+                self.store.record(
+                    Event::new(EventKind::StepDone, format!("{name}: is neither asked for nor there; forgotten"))
+                        .instance(&name),
+                )?;
+            }
+        }
+        Ok(())
     }
 
     /// A guest that did not enrol in its time is in trouble; the next plan starts it again.

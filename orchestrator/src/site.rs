@@ -14,7 +14,9 @@ use crate::plan::{Desired, WiringDigest, Wished};
 use crate::secrets::{Secrets, SecretsError};
 use crate::source::{Repository, Settings, SourceError, SshAccess};
 use crate::store::{Event, EventKind, Store, StoreError, Verdict};
-use crate::trust::{self, CheckedSite, HistoryRule, KeySet, KeySetError, Memory, TrustError, VerifiedRelease, VerifiedSite};
+use crate::trust::{
+    self, CheckedSite, HistoryRule, KeySet, KeySetError, Memory, TrustError, VerifiedRelease, VerifiedSite,
+};
 use crate::wiring;
 
 /// Follows the fleet repository: fetches, verifies, remembers.
