@@ -177,13 +177,17 @@ impl Executor {
                 if let Err(error) = &upid
                     && matches!(error.cause(), Problem::VmidTaken)
                 {
-                    // Not ours as far as can be seen, and no clone of ours runs: somebody else has the number.
+                    // Not ours as far as can be seen, and no clone of ours runs: somebody else has the number, or the
+                    // token cannot see what we made.
                     self.settle(&part.instance, &step.action, vmid).await;
                     if !self.is_ours(&guest(node, *kind), part).await {
-                        self.0.store.note_taken(vmid)?;
+                        self.number_taken(part, vmid)?;
                     }
                 }
-                self.finish(row, "clone", upid?, CLONE).await?;
+                let upid = upid?;
+                // Whoever enrolled under this name before lived in a guest that is gone.
+                self.0.store.forget_agent(&part.instance)?;
+                self.finish(row, "clone", upid, CLONE).await?;
                 if !self.is_ours(&guest(node, *kind), part).await {
                     return Err(StepError::Refused(format!("guest {vmid} does not carry our marker after its clone")));
                 }
@@ -261,6 +265,27 @@ impl Executor {
             }
             Action::AwaitEnrolment | Action::AwaitHealthy => Ok(()),
         }
+    }
+
+    /// A number that should be free is not, and whose guest has it cannot be seen: the journal may know.
+    fn number_taken(&self, part: &InstancePlan, vmid: Vmid) -> Result<(), StepError> {
+        let half_made = match self.0.store.made(&part.instance, vmid)? {
+            // A second guest with the same addresses must not come beside it.
+            Some(JournalState::Done) => return Err(StepError::Hidden(vmid)),
+            Some(_) => true,
+            None => false,
+        };
+        self.0.store.note_taken(vmid)?;
+        if half_made {
+            let message = format!(
+                "{}: guest {vmid} is probably a half-made clone of ours that the node left behind when it went down: \
+                 look with `pct config {vmid}`, then `pct unlock {vmid}` and `pct destroy {vmid}` on the node",
+                part.instance
+            );
+            let event = Event::new(EventKind::StepFailed, message).instance(&part.instance).reason("half-made-clone");
+            self.0.store.record(event)?;
+        }
+        Ok(())
     }
 
     /// Writes a task down and waits for its end.

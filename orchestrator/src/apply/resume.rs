@@ -42,6 +42,10 @@ impl Executor {
     async fn take_up(&self, instance: &InstanceName) -> Result<(), StoreError> {
         for entry in self.0.store.open_entries()?.into_iter().filter(|entry| entry.instance == *instance) {
             tracing::info!(%instance, action = entry.action, upid = entry.upid, "taking up a step that was left open");
+            if entry.action == "clone" {
+                // As after a clone whose end was seen: an agent of an earlier guest is none of the new one.
+                self.0.store.forget_agent(instance)?;
+            }
             let known = entry.upid.as_deref().and_then(|upid| upid.parse::<Upid>().ok());
             match known {
                 Some(upid) => {

@@ -163,16 +163,24 @@ impl Store {
             .collect()
     }
 
-    /// Whether a step of this kind for this guest was ever written down: then a guest with that number may be ours
-    /// although it does not show yet.
-    pub fn ever_intended(&self, instance: &InstanceName, action: &str, vmid: Vmid) -> Result<bool> {
-        self.with("read", |db| {
+    /// What became of the newest clone under this number for this instance that began at the node: a guest with the
+    /// number may be ours although it does not show. `None` when there was none, or when it was destroyed since.
+    pub fn made(&self, instance: &InstanceName, vmid: Vmid) -> Result<Option<JournalState>> {
+        use rusqlite::OptionalExtension;
+        let newest: Option<(String, String)> = self.with("read", |db| {
             db.query_row(
-                "SELECT EXISTS (SELECT 1 FROM journal WHERE instance = ?1 AND action = ?2 AND vmid = ?3)",
-                params![instance.as_str(), action, vmid.get()],
-                |row| row.get(0),
+                "SELECT action, state FROM journal WHERE instance = ?1 AND vmid = ?2 AND
+                    (action IN ('clone', 'destroy') AND state = 'done' OR action = 'clone' AND state = 'interrupted')
+                 ORDER BY id DESC LIMIT 1",
+                params![instance.as_str(), vmid.get()],
+                |row| Ok((row.get(0)?, row.get(1)?)),
             )
-        })
+            .optional()
+        })?;
+        Ok(newest.filter(|(action, _)| action == "clone").map(|(_, state)| match state.as_str() {
+            "done" => JournalState::Done,
+            _ => JournalState::Interrupted,
+        }))
     }
 
     /// The newest `limit` steps of one instance, oldest first.

@@ -99,7 +99,8 @@ fn an_open_step_is_found_after_a_restart_with_its_task() {
     assert_eq!(store.open_entries().unwrap()[0].upid.as_deref(), Some("UPID:pve1:…"));
     store.ended(id, JournalState::Done, None).unwrap();
     assert!(store.open_entries().unwrap().is_empty());
-    assert!(store.ever_intended(&name, "clone", 2000.try_into().unwrap()).unwrap());
+    assert_eq!(store.made(&name, 2000.try_into().unwrap()).unwrap(), Some(JournalState::Done));
+    assert_eq!(store.made(&name, 2001.try_into().unwrap()).unwrap(), None);
 }
 
 #[test]
