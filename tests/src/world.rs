@@ -2,10 +2,12 @@
 //! orchestrator's configuration and process. Dropping it takes everything down.
 
 use std::fs;
+use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
@@ -29,8 +31,20 @@ pub struct World {
     pub dir: PathBuf,
     /// What guests are made of.
     pub runtime: Runtime,
+    /// Ports of the node, of the listener for guests and of the one for people, where guests are only records: they
+    /// stay the same over restarts.
+    pub ports: [u16; 3],
     lab: Option<Child>,
     orchestrator: Option<Child>,
+}
+
+/// What a test sets in `orchestrator.toml` besides the usual.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Tuning<'a> {
+    /// Seconds in which a started guest may enrol.
+    pub window: Option<u32>,
+    /// Secret of the git hook.
+    pub webhook_secret: Option<&'a str>,
 }
 
 /// The site of the demo and the tests.
@@ -57,7 +71,12 @@ impl World {
         }
         let dir = dir.canonicalize()?;
         fs::set_permissions(dir.join("site"), fs::Permissions::from_mode(0o700))?;
-        Ok(Self { dir, runtime, lab: None, orchestrator: None })
+        let ports = match runtime {
+            Runtime::None => [free_port()?, free_port()?, free_port()?],
+            // Guests and node have a network of their own there.
+            Runtime::Nspawn => [8006, 8443, 8080],
+        };
+        Ok(Self { dir, runtime, ports, lab: None, orchestrator: None })
     }
 
     // HQ and the dealer.
@@ -133,7 +152,11 @@ impl World {
 
     /// As [`Self::start_lab`], with further arguments of `ctrlable-lab serve`.
     pub fn start_lab_with(&mut self, more: &[&str]) -> Result<()> {
-        let mut serve = command(program("ctrlable-lab")?, ["serve", "--listen", "127.0.0.1:0", "--state"]);
+        let own = match self.runtime {
+            Runtime::None => format!("127.0.0.1:{}", self.ports[0]),
+            Runtime::Nspawn => "127.0.0.1:0".to_owned(),
+        };
+        let mut serve = command(program("ctrlable-lab")?, ["serve", "--listen", &own, "--state"]);
         serve.arg(self.dir.join("lab")).args(["--node", "pve1", "--runtime"]);
         match self.runtime {
             Runtime::None => serve.arg("none"),
@@ -153,6 +176,15 @@ impl World {
     /// What the lab said of itself.
     pub fn lab_facts(&self) -> Result<Value> {
         Ok(serde_json::from_str(&fs::read_to_string(self.dir.join("lab/lab.json"))?)?)
+    }
+
+    /// Kills the lab node as a power cut would.
+    pub fn kill_lab(&mut self) -> Result<()> {
+        if let Some(mut lab) = self.lab.take() {
+            lab.kill()?;
+            lab.wait()?;
+        }
+        Ok(())
     }
 
     /// A call of the lab's control endpoint, or of the Proxmox API as the administrator.
@@ -194,15 +226,11 @@ impl World {
         Ok(guests)
     }
 
-    /// Calls that changed something on the node since the log was cleared last.
+    /// Calls that changed something on the node since the log was cleared last, with method, path as `subject`, status.
     pub fn changes(&self) -> Result<Vec<Value>> {
         let log = self.node("GET", "/lab/log", None)?;
         let entries = log.as_array().context("the lab's log is no list")?;
-        Ok(entries
-            .iter()
-            .filter(|entry| entry["method"] != "GET" && !entry["path"].as_str().unwrap_or_default().starts_with("/lab"))
-            .cloned()
-            .collect())
+        Ok(entries.iter().filter(|entry| entry["what"] == "request" && entry["method"] != "GET").cloned().collect())
     }
 
     /// Runs a command in a guest and returns what it printed.
@@ -221,17 +249,29 @@ impl World {
 
     /// Writes `orchestrator.toml` and the secrets file.
     pub fn configure(&self, secrets: &[(&str, &str)], interval: u32) -> Result<()> {
+        self.configure_with(secrets, interval, Tuning::default())
+    }
+
+    /// As [`Self::configure`], with more than the usual.
+    pub fn configure_with(&self, secrets: &[(&str, &str)], interval: u32, tuning: Tuning<'_>) -> Result<()> {
         let hq = fs::read_to_string(self.dir.join("hq/hq.pub"))?;
         let key = hq.lines().last().context("hq.pub is empty")?;
         let facts = self.lab_facts()?;
         let path = |name: &str| facts[name].as_str().unwrap_or_default().to_owned();
         let (proxmox, agents, web) = match self.runtime {
-            Runtime::None => (path("url"), "127.0.0.1:0".to_owned(), "127.0.0.1:0".to_owned()),
+            Runtime::None => {
+                (path("url"), format!("127.0.0.1:{}", self.ports[1]), format!("127.0.0.1:{}", self.ports[2]))
+            }
             Runtime::Nspawn => (format!("https://{NODE}:8006"), format!("{NODE}:8443"), "127.0.0.1:8080".to_owned()),
         };
-        // Records do not connect; their stand-ins are told the port.
-        let advertise =
-            if self.runtime == Runtime::None { "https://127.0.0.1".to_owned() } else { format!("https://{agents}") };
+        let hook = match tuning.webhook_secret {
+            Some(secret) => {
+                fs::write(self.dir.join("site/webhook"), secret)?;
+                "webhook_secret_file = \"webhook\""
+            }
+            None => "",
+        };
+        let window = tuning.window.map_or(String::new(), |window| format!("window = {window}"));
         let text = format!(
             r#"site = "{SITE}"
 state = "state"
@@ -239,6 +279,7 @@ state = "state"
 [source]
 url = "file://{remote}"
 interval = {interval}
+{hook}
 
 [trust]
 keys = ["{key}"]
@@ -250,8 +291,9 @@ ca_file = "{ca}"
 
 [agents]
 listen = "{agents}"
-advertise = ["{advertise}"]
+advertise = ["https://{agents}"]
 interval = 5
+{window}
 
 [web]
 listen = "{web}"
@@ -325,6 +367,16 @@ file = "secrets.yaml"
         Ok(())
     }
 
+    /// Waits until the orchestrator has ended by itself, and says how.
+    pub fn await_end(&mut self, deadline: Duration) -> Result<ExitStatus> {
+        let mut child = self.orchestrator.take().context("the orchestrator was not started")?;
+        let ended = await_for("the orchestrator ends", deadline, || Ok(child.try_wait()?));
+        if ended.is_err() {
+            self.orchestrator = Some(child);
+        }
+        ended.with_context(|| self.orchestrator_log())
+    }
+
     /// Whether the orchestrator runs; reaps it when it does not.
     pub fn orchestrator_runs(&mut self) -> Result<bool> {
         match self.orchestrator.as_mut() {
@@ -351,6 +403,12 @@ file = "secrets.yaml"
     pub fn status(&self) -> Result<Value> {
         let text = run(&mut self.ctrlable(["status", "--json"]))?;
         serde_json::from_str(&text).context("status is no JSON")
+    }
+
+    /// `ctrlable events --json`, the newest thousand, oldest first.
+    pub fn events(&self) -> Result<Vec<Value>> {
+        let text = run(&mut self.ctrlable(["events", "--json", "--limit", "1000"]))?;
+        text.lines().map(|line| serde_json::from_str(line).context("an event is no JSON")).collect()
     }
 
     /// `ctrlable plan --json`; exit codes 0 and 2 are both fine.
@@ -391,10 +449,7 @@ file = "secrets.yaml"
     /// Takes everything down; the directory stays for a look.
     pub fn take_down(&mut self) -> Result<()> {
         self.kill_orchestrator()?;
-        if let Some(mut lab) = self.lab.take() {
-            lab.kill()?;
-            lab.wait()?;
-        }
+        self.kill_lab()?;
         if self.runtime == Runtime::Nspawn {
             run(command(program("ctrlable-lab")?, ["down", "--state"]).arg(self.dir.join("lab")))?;
         }
@@ -410,8 +465,26 @@ impl Drop for World {
     }
 }
 
-/// Starts a program in the background with its output in a file. It dies with us, so that a test that was killed
-/// leaves none behind.
+/// Ports that are not handed out twice by this process.
+static NEXT_PORT: AtomicU16 = AtomicU16::new(0);
+
+/// A port on loopback that nobody listens on and that no outgoing connection gets: those begin at 32768, and one of
+/// them on our port would keep the orchestrator from coming back.
+fn free_port() -> Result<u16> {
+    const FIRST: u16 = 20_000;
+    const COUNT: u16 = 12_000;
+    for _ in 0..COUNT {
+        // Test processes that run side by side begin at different places.
+        let start = (std::process::id() % u32::from(COUNT)) as u16;
+        let port = FIRST + NEXT_PORT.fetch_add(7, Ordering::Relaxed).wrapping_add(start.wrapping_mul(5)) % COUNT;
+        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            return Ok(port);
+        }
+    }
+    bail!("no port on loopback is free");
+}
+
+/// Starts a program in the background with its output in a file.
 fn spawn(command: &mut Command, log: &Path) -> Result<Child> {
     let out = fs::OpenOptions::new().create(true).append(true).open(log)?;
     command

@@ -295,6 +295,27 @@ impl Executor {
         }
     }
 
+    /// A number that should be free is not, and whose guest has it cannot be seen: the journal may know.
+    fn number_taken(&self, part: &InstancePlan, vmid: Vmid) -> Result<(), StepError> {
+        let half_made = match self.0.store.made(&part.instance, vmid)? {
+            // A second guest with the same addresses must not come beside it.
+            Some(JournalState::Done) => return Err(StepError::Hidden(vmid)),
+            Some(_) => true,
+            None => false,
+        };
+        self.0.store.note_taken(vmid)?;
+        if half_made {
+            let message = format!(
+                "{}: guest {vmid} is probably a half-made clone of ours that the node left behind when it went down: \
+                 look with `pct config {vmid}`, then `pct unlock {vmid}` and `pct destroy {vmid}` on the node",
+                part.instance
+            );
+            let event = Event::new(EventKind::StepFailed, message).instance(&part.instance).reason("half-made-clone");
+            self.0.store.record(event)?;
+        }
+        Ok(())
+    }
+
     /// Writes a task down and waits for its end.
     async fn finish(&self, row: i64, word: &str, upid: Upid, within: Duration) -> Result<(), StepError> {
         self.0.store.submitted(row, upid.as_str())?;

@@ -76,6 +76,11 @@ enum StepError {
     Store(#[from] StoreError),
     #[error("{0}")]
     Refused(String),
+    #[error(
+        "guest {0} was made for this instance and the token cannot see it any more: put it back into the site's pool; \
+         if it is to go, destroy it, or give the instance another `vmid`"
+    )]
+    Hidden(Vmid),
 }
 
 impl StepError {
@@ -84,6 +89,7 @@ impl StepError {
             Self::Proxmox(error) => error.reason(),
             Self::Store(error) => error.reason(),
             Self::Refused(_) => "precondition",
+            Self::Hidden(_) => "guest-hidden",
         }
     }
 }
