@@ -20,7 +20,6 @@ use crate::proxmox::Client;
 use crate::site::{self, Follower, Look};
 use crate::status::{self, InTheWay, Phase};
 use crate::store::{Event, EventKind, Store, StoreError, now};
-use crate::trust::VerifiedSite;
 use crate::web::{self, Pulse, Web};
 
 /// Longest time between two passes: drift on the hypervisor is seen within it.

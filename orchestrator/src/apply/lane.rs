@@ -295,27 +295,6 @@ impl Executor {
         }
     }
 
-    /// A number that should be free is not, and whose guest has it cannot be seen: the journal may know.
-    fn number_taken(&self, part: &InstancePlan, vmid: Vmid) -> Result<(), StepError> {
-        let half_made = match self.0.store.made(&part.instance, vmid)? {
-            // A second guest with the same addresses must not come beside it.
-            Some(JournalState::Done) => return Err(StepError::Hidden(vmid)),
-            Some(_) => true,
-            None => false,
-        };
-        self.0.store.note_taken(vmid)?;
-        if half_made {
-            let message = format!(
-                "{}: guest {vmid} is probably a half-made clone of ours that the node left behind when it went down: \
-                 look with `pct config {vmid}`, then `pct unlock {vmid}` and `pct destroy {vmid}` on the node",
-                part.instance
-            );
-            let event = Event::new(EventKind::StepFailed, message).instance(&part.instance).reason("half-made-clone");
-            self.0.store.record(event)?;
-        }
-        Ok(())
-    }
-
     /// Writes a task down and waits for its end.
     async fn finish(&self, row: i64, word: &str, upid: Upid, within: Duration) -> Result<(), StepError> {
         self.0.store.submitted(row, upid.as_str())?;
@@ -379,21 +358,25 @@ impl Executor {
         match self.owned(guest, part, work).await {
             Owned::Yes => Ok(()),
             Owned::No => Ok(self.0.store.note_taken(vmid)?),
-            Owned::Unknown(error) => match error.cause() {
-                Problem::NotVisible { .. } | Problem::NotFound(_) if !in_doubt && !made => {
-                    Ok(self.0.store.note_taken(vmid)?)
+            Owned::Unknown(error) if !matches!(error.cause(), Problem::NotVisible { .. } | Problem::NotFound(_)) => {
+                Err(error.into())
+            }
+            // A second guest with the same addresses must not come beside it.
+            Owned::Unknown(_) if made => Err(StepError::Hidden(vmid)),
+            Owned::Unknown(_) => {
+                self.0.store.note_taken(vmid)?;
+                // No clone of ours runs any more, and what it would have made had been put into the pool at its end.
+                if in_doubt {
+                    let message = format!(
+                        "{}: guest {vmid} is probably a half-made clone of ours that the node left behind when it went \
+                         down: look with `pct config {vmid}`, then `pct unlock {vmid}` and `pct destroy {vmid}` on the node",
+                        part.instance
+                    );
+                    let event = Event::new(EventKind::StepFailed, message);
+                    self.0.store.record(event.instance(&part.instance).reason("half-made-clone"))?;
                 }
-                Problem::NotVisible { .. } | Problem::NotFound(_) => Err(StepError::Refused(format!(
-                    "number {vmid} is in use and its guest cannot be seen; it may be the one that we made for {}: put it \
-                     back into pool {}, or destroy it",
-                    part.instance,
-                    match action {
-                        Action::Clone { pool, .. } => pool.as_str(),
-                        _ => "of the site",
-                    }
-                ))),
-                _ => Err(error.into()),
-            },
+                Ok(())
+            }
         }
     }
 

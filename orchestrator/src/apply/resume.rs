@@ -7,7 +7,7 @@ use tokio::time::Instant;
 
 use super::{Executor, crash_point};
 use crate::plan::Action;
-use crate::proxmox::{Problem, ProxmoxError, Upid};
+use crate::proxmox::{Disposition, Problem, ProxmoxError, Upid};
 use crate::store::{JournalState, OpenEntry, StoreError, now};
 
 /// Longest wait for a task that an earlier process began; after it, the next pass goes on waiting.
@@ -54,22 +54,22 @@ impl Executor {
                 }
                 Ok(()) if entry.upid.is_some() => {
                     self.0.store.ended(entry.id, JournalState::Done, None)?;
-                    if entry.action == "destroy" {
-                        self.0.store.release_instance(instance)?;
+                    match entry.action.as_str() {
+                        "clone" => self.0.store.note_made(instance)?,
+                        "destroy" => self.0.store.release_instance(instance)?,
+                        _ => {}
                     }
                 }
                 Ok(()) => self.0.store.ended(entry.id, JournalState::Interrupted, None)?,
                 Err(error) => {
-                    let text = error.to_string();
-                    self.0.store.ended(entry.id, JournalState::Failed, Some((error.reason(), &text)))?;
+                    let unknown = error.disposition() == Disposition::Uncertain;
+                    let state = if unknown { JournalState::Interrupted } else { JournalState::Failed };
+                    self.0.store.ended(entry.id, state, Some((error.reason(), &error.to_string())))?;
                 }
             }
             if entry.action == "clone" {
                 // If a new guest was made, the agent of the one before is gone.
                 self.0.store.forget_agent_before(instance, entry.started_at)?;
-                if entry.upid.is_some() {
-                    self.0.store.note_made(instance)?;
-                }
             }
         }
         Ok(())

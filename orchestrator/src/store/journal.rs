@@ -185,12 +185,7 @@ impl Store {
                 params![instance.as_str(), action, vmid.get()],
                 |row| row.get(0),
             )
-            .optional()
-        })?;
-        Ok(newest.filter(|(action, _)| action == "clone").map(|(_, state)| match state.as_str() {
-            "done" => JournalState::Done,
-            _ => JournalState::Interrupted,
-        }))
+        })
     }
 
     /// Whether this guest was backed up after `since` and has not been started after that.
