@@ -88,7 +88,15 @@ fn labels() -> BTreeMap<String, String> {
             // To the end of the function: methods are indented by four.
             literals(body.split("\n    }\n").next().unwrap_or_default()).for_each(&mut note);
         }
-        for start in ["reason: ", "reason = ", ".reason(", "blocked(", "refuse(", "NEVER_ENROLLED: &str = "] {
+        for start in [
+            "reason: ",
+            "reason = ",
+            ".reason(",
+            "blocked(",
+            "refuse(",
+            "NEVER_ENROLLED: &str = ",
+            "DOES_NOT_STICK: &str = ",
+        ] {
             for rest in text.split(start).skip(1) {
                 // The label is the first argument, or the second after a status.
                 let head: String = rest.chars().take(120).collect();
