@@ -202,9 +202,9 @@ fn make_templates(world: &World, narrator: &mut dyn Narrator) -> Result<Sealed> 
         let units = Path::new(env!("CARGO_MANIFEST_DIR")).join("../systemd");
         install(&units.join("ctrlable-agent.service"), "etc/systemd/system/ctrlable-agent.service", 0o644)?;
         run(command("systemctl", ["enable", "ctrlable-agent.service", "--root"]).arg(&root))?;
-        let bootstrap = run(&mut world.ctrlable(["template", "bootstrap", "--release", RELEASE, "--name", name]))?;
         let scratch = world.dir.join("site/bootstrap.json");
-        fs::write(&scratch, bootstrap)?;
+        let mut bootstrap = world.ctrlable(["template", "bootstrap", "--release", RELEASE, "--name", name, "--out"]);
+        run(bootstrap.arg(&scratch))?;
         install(&scratch, "etc/ctrlable/bootstrap.json", 0o600)?;
         fs::remove_file(scratch)?;
         // A template that is being built has an identity, as after its first boot.

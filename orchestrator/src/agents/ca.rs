@@ -94,8 +94,10 @@ impl SiteCa {
         let (certificate_pem, key_pem) = match (read(&certificate)?, read(&key)?) {
             (Some(certificate), Some(key)) => (certificate, Secret::new(key)),
             (None, None) => make(&certificate, &key, site)?,
-            // The key is written first: a crash between the two leaves a key without certificate, and no guest.
-            (None, Some(_)) => make(&certificate, &key, site)?,
+            // The key is written first: a crash between the two leaves a key without certificate, and no guest. Once
+            // the site's key is there too, guests may believe in this CA.
+            (None, Some(_)) if !state.join("site.key").exists() => make(&certificate, &key, site)?,
+            (None, Some(_)) => return Err(CaError::Half { present: key, absent: certificate }),
             (Some(_), None) => return Err(CaError::Half { present: certificate, absent: key }),
         };
         let issuer = Issuer::from_ca_cert_pem(&certificate_pem, KeyPair::from_pem(key_pem.expose())?)?;

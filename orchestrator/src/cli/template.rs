@@ -25,7 +25,7 @@ use crate::trust::KeySet;
 pub(crate) enum Command {
     /// Print the bootstrap file of a template: where its clones find this orchestrator, and their claim. Keep it 0600.
     ///
-    /// Example: ctrlable template bootstrap --release 2026.06 --name zigbee2mqtt > bootstrap.json
+    /// Example: ctrlable template bootstrap --release 2026.06 --name zigbee2mqtt --out bootstrap.json
     #[command(verbatim_doc_comment)]
     Bootstrap(BootstrapArgs),
     /// Check a guest that was made by hand, and mark it as a template of a release.
@@ -51,6 +51,9 @@ pub(crate) struct BootstrapArgs {
     /// Its name in that release.
     #[arg(long)]
     name: TemplateName,
+    /// Write it there, readable by nobody else, instead of printing it.
+    #[arg(long, value_name = "FILE")]
+    out: Option<PathBuf>,
 }
 
 /// `ctrlable template adopt`.
@@ -95,7 +98,12 @@ fn bootstrap(args: &BootstrapArgs) -> anyhow::Result<ExitCode> {
         claim: ca.claim(&config.site, &args.release),
         site: config.site,
     };
-    println!("{}", serde_json::to_string_pretty(&bootstrap)?);
+    let text = serde_json::to_string_pretty(&bootstrap)? + "\n";
+    match &args.out {
+        Some(file) => crate::files::write_private(file, text.as_bytes())
+            .map_err(|error| anyhow::anyhow!("{} cannot be written: {error}", file.display()))?,
+        None => print!("{text}"),
+    }
     Ok(ExitCode::SUCCESS)
 }
 

@@ -3,17 +3,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use contract::ids::{Generation, InstanceName, Mac, NodeName, Vmid};
-use contract::site::{Onboot, Protection, Prune};
 
 use super::desired::{Desired, DesiredInstance, Wished};
-use super::identity::{lowest_free, mac_for};
-use super::observed::{
-    Ledger, Made, Observed, ObservedGuest, ObservedTemplate, Owner, Power, Reservation, Settings, Window,
-};
-use super::{Action, Blocked, Cause, Change, InstancePlan, Net0, Plan, Setting, Step};
-
-/// Bytes in a GiB.
-const GIB: u64 = 1 << 30;
+use super::identity::mac_for;
+use super::observed::{Ledger, Made, Observed, ObservedGuest, Owner, Power, Window};
+use super::{Action, Blocked, Cause, InstancePlan, Plan, Step};
 
 /// What has to be done so that what is there becomes what is wanted.
 pub fn plan(desired: &Desired, observed: &Observed, ledger: &Ledger) -> Plan {
@@ -25,16 +19,16 @@ pub fn plan(desired: &Desired, observed: &Observed, ledger: &Ledger) -> Plan {
     Plan { site: desired.site.clone(), revision: desired.revision.clone(), release: desired.release.clone(), instances }
 }
 
-struct Planner<'a> {
-    desired: &'a Desired,
-    observed: &'a Observed,
-    ledger: &'a Ledger,
+pub(super) struct Planner<'a> {
+    pub(super) desired: &'a Desired,
+    pub(super) observed: &'a Observed,
+    pub(super) ledger: &'a Ledger,
     /// Guests of this site by instance; more than one is a conflict that only a person can resolve.
-    ours: BTreeMap<&'a InstanceName, Vec<(Vmid, &'a ObservedGuest)>>,
+    pub(super) ours: BTreeMap<&'a InstanceName, Vec<(Vmid, &'a ObservedGuest)>>,
     /// Numbers that no new guest may get.
-    numbers: BTreeSet<Vmid>,
+    pub(super) numbers: BTreeSet<Vmid>,
     /// MAC addresses that no new guest may get.
-    macs: BTreeSet<Mac>,
+    pub(super) macs: BTreeSet<Mac>,
 }
 
 impl<'a> Planner<'a> {
@@ -56,7 +50,7 @@ impl<'a> Planner<'a> {
         Self { desired, observed, ledger, ours, numbers, macs }
     }
 
-    fn cause(&self, field: &str, observed: impl Into<String>) -> Cause {
+    pub(super) fn cause(&self, field: &str, observed: impl Into<String>) -> Cause {
         Cause { field: self.desired.place(field), observed: observed.into() }
     }
 
@@ -288,362 +282,6 @@ impl<'a> Planner<'a> {
             });
         }
     }
-
-    /// What differs between wish and settings; everything when there are none yet.
-    fn changes(
-        &self,
-        name: &InstanceName,
-        wish: &DesiredInstance,
-        mac: Mac,
-        present: Option<(&ObservedGuest, &Settings)>,
-    ) -> Vec<Change> {
-        let field = format!("instances.{name}");
-        let settings = present.map(|(_, settings)| settings);
-        let mut changes = Vec::new();
-        let mut note = |to: Setting, from: Option<String>, at: &str| {
-            changes.push(Change {
-                to,
-                from: from.unwrap_or_else(|| "as in the template".into()),
-                field: self.desired.place(at),
-            });
-        };
-        if settings.is_none_or(|now| now.hostname != wish.hostname.as_str()) {
-            note(Setting::Hostname(wish.hostname.clone()), settings.map(|now| now.hostname.clone()), &field);
-        }
-        if let Some(cores) = wish.cores.filter(|cores| settings.is_none_or(|now| now.cores != Some(*cores))) {
-            let from = settings.map(|now| now.cores.map_or("all".into(), |cores| cores.to_string()));
-            note(Setting::Cores(cores), from, &format!("{field}.resources.cpu"));
-        }
-        if let Some(memory) = wish.memory.filter(|memory| settings.is_none_or(|now| now.memory != Some(*memory))) {
-            let from = settings.map(|now| now.memory.map_or("Proxmox's default".into(), |memory| memory.to_string()));
-            note(Setting::Memory(memory), from, &format!("{field}.resources.ram"));
-        }
-        let net = Net0 {
-            bridge: self.desired.bridge.clone(),
-            tag: wish.vlan.map(|vlan| vlan.get()),
-            mac: Some(mac),
-            ip: wish.ip.filter(|_| wish.kind == contract::manifest::GuestKind::Lxc),
-            gateway: wish.gateway.filter(|_| wish.kind == contract::manifest::GuestKind::Lxc),
-        };
-        let now = settings.map(|settings| settings.net0.as_ref());
-        if now.is_none_or(|now| !same_net(wish, &net, now)) {
-            let from = now.map(|now| {
-                now.map_or("none".into(), |now| {
-                    let ip = now.ip.as_deref().unwrap_or("no address");
-                    let mac = now.mac.map_or(String::new(), |mac| format!(", {mac}"));
-                    let tag = now.tag.map_or(String::new(), |tag| format!(" vlan {tag}"));
-                    let gateway = now.gateway.as_ref().map_or(String::new(), |gateway| format!(" via {gateway}"));
-                    format!("{}{tag}, {ip}{gateway}{mac}", now.bridge)
-                })
-            });
-            note(Setting::Net0(net), from, &format!("{field}.network"));
-        }
-        let onboot = wish.onboot == Onboot::Start;
-        if settings.is_none_or(|now| now.onboot != onboot) {
-            note(Setting::Onboot(onboot), settings.map(|now| now.onboot.to_string()), &format!("{field}.onboot"));
-        }
-        let protect = wish.protect == Protection::Protected;
-        if settings.is_none_or(|now| now.protection != protect) {
-            note(
-                Setting::Protection(protect),
-                settings.map(|now| now.protection.to_string()),
-                &format!("{field}.protect"),
-            );
-        }
-        let tags = self.tags(name, present);
-        if settings.is_none_or(|now| now.tags != tags) {
-            let from = settings.map(|now| now.tags.iter().cloned().collect::<Vec<_>>().join(";"));
-            note(Setting::Tags(tags.into_iter().collect()), from, &field);
-        }
-        // `present` guests are found by their marker, so theirs is right; a clone carries it from its first instant.
-        changes
-    }
-
-    /// The tags that the guest should have: ours, and those of others; never the ones that its template had as such.
-    fn tags(&self, name: &InstanceName, present: Option<(&ObservedGuest, &Settings)>) -> BTreeSet<String> {
-        let mut tags: BTreeSet<String> = present.map(|(_, now)| now.tags.clone()).unwrap_or_default();
-        tags.remove("ctrlable-template");
-        if let Some((ObservedGuest { owner: Owner::Ours { release, template, .. }, .. }, _)) = present {
-            tags.remove(&format!("release-{release}"));
-            tags.remove(&format!("template-{template}"));
-        }
-        tags.extend(["ctrlable".to_owned(), format!("site-{}", self.desired.site), format!("instance-{name}")]);
-        tags
-    }
-
-    /// The number and MAC address that a new guest gets: what was reserved, if it is still free.
-    fn reserve(&mut self, name: &InstanceName, wish: &DesiredInstance) -> Result<(Vmid, Mac), Blocked> {
-        let held = self.ledger.reservations.get(name);
-        if let Some(held) = held {
-            self.still_ours(name, held)?;
-        }
-        let others = || self.ledger.reservations.iter().filter(|(other, _)| *other != name).map(|(_, held)| held);
-        let occupied = |vmid: &Vmid| self.observed.guests.contains_key(vmid) || self.ledger.taken.contains(vmid);
-        let vmid = match wish.vmid {
-            Some(vmid) if occupied(&vmid) || others().any(|other| other.vmid == vmid) => {
-                return Err(Blocked {
-                    reason: "vmid-taken",
-                    message: format!("the site asks for number {vmid}, which another guest has"),
-                    remedy: format!("choose another `instances.{name}.vmid`, or leave it out"),
-                });
-            }
-            Some(vmid) => Some(vmid),
-            None => held
-                .map(|held| held.vmid)
-                .filter(|vmid| !occupied(vmid) && self.desired.vmids.contains(*vmid))
-                .or_else(|| lowest_free(self.desired.vmids, &self.numbers)),
-        };
-        let Some(vmid) = vmid else {
-            return Err(Blocked {
-                reason: "vmids-exhausted",
-                message: format!("no number of {} is free", self.desired.vmids),
-                remedy: "widen `proxmox.vmids`, or remove guests that are no longer needed".into(),
-            });
-        };
-        self.numbers.insert(vmid);
-        if let Some(mac) = wish.mac
-            && (others().any(|other| other.mac == mac) || self.observed_macs().any(|seen| seen == mac))
-        {
-            return Err(Blocked {
-                reason: "mac-taken",
-                message: format!("the site asks for MAC address {mac}, which another guest has"),
-                remedy: format!("choose another `instances.{name}.network.mac`, or leave it out"),
-            });
-        }
-        let mac = wish.mac.or(held.map(|held| held.mac)).or_else(|| mac_for(&self.desired.site, name, &self.macs));
-        let Some(mac) = mac else {
-            return Err(Blocked {
-                reason: "macs-exhausted",
-                message: "no MAC address of our range is free".into(),
-                remedy: format!("give `instances.{name}.network.mac`"),
-            });
-        };
-        self.macs.insert(mac);
-        Ok((vmid, mac))
-    }
-
-    /// A guest that we made and that does not show as ours is not replaced: its twin would have its address.
-    fn still_ours(&self, name: &InstanceName, held: &Reservation) -> Result<(), Blocked> {
-        let vmid = held.vmid;
-        match self.observed.guests.get(&vmid).map(|guest| &guest.owner) {
-            Some(Owner::Unknown) => Err(Blocked {
-                reason: "guest-unreadable",
-                message: format!("the settings of guest {vmid} cannot be read"),
-                remedy: "it is tried again by itself; `ctrlable doctor` says whether the token may read the pool"
-                    .into(),
-            }),
-            Some(_) if held.guest == Made::ByUs => Err(Blocked {
-                reason: "guest-disowned",
-                message: format!("guest {vmid} was made for {name} and does not carry its marker any more"),
-                remedy: format!(
-                    "put the `ctrlable` block back into its description (`ctrlable why {name}` shows its clone), or destroy it"
-                ),
-            }),
-            _ => Ok(()),
-        }
-    }
-
-    /// MAC addresses of guests that are there.
-    fn observed_macs(&self) -> impl Iterator<Item = Mac> {
-        self.observed.guests.values().filter_map(|guest| guest.settings.as_ref()?.net0.as_ref()?.mac)
-    }
-
-    /// The template to clone; `None` on a laptop.
-    fn template(&self, wish: &DesiredInstance) -> Result<Option<&'a ObservedTemplate>, Blocked> {
-        let Some(version) = self.observed.version else { return Ok(None) };
-        let release = &self.desired.release;
-        if version < self.desired.min_version {
-            return Err(Blocked {
-                reason: "node-too-old",
-                message: format!(
-                    "release {release} needs Proxmox VE {}, the node has {version}",
-                    self.desired.min_version
-                ),
-                remedy: "upgrade the node, or stay on an older release".into(),
-            });
-        }
-        let matching: Vec<&ObservedTemplate> = self
-            .observed
-            .templates
-            .iter()
-            .filter(|template| template.release == *release && template.template == wish.template)
-            .filter(|template| self.desired.node.as_ref().is_none_or(|node| template.node == *node))
-            .collect();
-        let place = self.desired.node.as_ref().map_or(String::new(), |node| format!(" on node {node}"));
-        match matching.as_slice() {
-            [template] if template.kind == wish.kind => Ok(Some(template)),
-            [template] => Err(Blocked {
-                reason: "template-kind",
-                message: format!(
-                    "template {} is a {:?}, the release says {:?}",
-                    template.vmid, template.kind, wish.kind
-                ),
-                remedy: format!("remove the tags of {} and adopt the right guest", template.vmid),
-            }),
-            [] => Err(Blocked {
-                reason: "template-missing",
-                message: format!("there is no template {} of release {release}{place}", wish.template),
-                remedy: format!(
-                    "build it (docs/template.md) and mark it with `ctrlable template adopt VMID --release {release} \
-                     --name {}`",
-                    wish.template
-                ),
-            }),
-            several => {
-                let mut numbers: Vec<String> = several.iter().map(|template| template.vmid.to_string()).collect();
-                numbers.sort();
-                Err(Blocked {
-                    reason: "template-ambiguous",
-                    message: format!(
-                        "templates {} are all {} of release {release}{place}",
-                        numbers.join(" and "),
-                        wish.template
-                    ),
-                    remedy: "remove all but one, or say `proxmox.node`".into(),
-                })
-            }
-        }
-    }
-
-    fn storage_trouble(&self, node: &NodeName, wish: &DesiredInstance, template_disk: Option<u32>) -> Option<Blocked> {
-        self.observed.version?;
-        let name = &self.desired.storage;
-        if self.observed.unreadable_nodes.contains(node) {
-            return Some(Blocked {
-                reason: "storage-unreadable",
-                message: format!("the storages of node {node} cannot be listed"),
-                remedy: "a hanging network storage is the usual cause; it is tried again by itself".into(),
-            });
-        }
-        let at = self.desired.place("proxmox.storage");
-        let Some(storage) =
-            self.observed.storages.iter().find(|storage| storage.node == *node && storage.storage == *name)
-        else {
-            return Some(Blocked {
-                reason: "storage-missing",
-                message: format!("node {node} has no storage {name}, or the token may not see it"),
-                remedy: format!("correct {at}, or grant Datastore.AllocateSpace on /storage/{name}"),
-            });
-        };
-        let content = match wish.kind {
-            contract::manifest::GuestKind::Lxc => "rootdir",
-            contract::manifest::GuestKind::Vm => "images",
-        };
-        if !storage.active {
-            return Some(Blocked {
-                reason: "storage-inactive",
-                message: format!("storage {name} on {node} is not active"),
-                remedy: "bring it back on the node".into(),
-            });
-        }
-        if !storage.content.contains(content) {
-            return Some(Blocked {
-                reason: "storage-content",
-                message: format!("storage {name} does not take {content}"),
-                remedy: format!("correct {at}, or allow it in the storage's content types"),
-            });
-        }
-        let need = u64::from(wish.disk.into_iter().chain(template_disk).max().unwrap_or(1)) * GIB;
-        if storage.available < need {
-            return Some(Blocked {
-                reason: "storage-full",
-                message: format!(
-                    "storage {name} has {:.1} GiB free, the guest needs {} GiB",
-                    storage.available as f64 / GIB as f64,
-                    need / GIB
-                ),
-                remedy: "free space, or ask for less disk; it is tried again by itself".into(),
-            });
-        }
-        None
-    }
-
-    /// Guests of this site that it no longer asks for.
-    fn unwanted(&self) -> Vec<InstancePlan> {
-        let mut parts = Vec::new();
-        for (name, guests) in self.ours.iter().filter(|(name, _)| !self.desired.instances.contains_key(**name)) {
-            let several = guests.len() > 1;
-            for (vmid, guest) in guests {
-                let mut part = InstancePlan {
-                    instance: (*name).clone(),
-                    vmid: Some(*vmid),
-                    mac: None,
-                    steps: vec![],
-                    blocked: None,
-                    notes: vec![],
-                };
-                let known = self.ledger.reservations.get(*name).is_some_and(|held| held.vmid == *vmid);
-                if several || !(known || self.desired.vmids.contains(*vmid)) {
-                    part.notes.push(format!(
-                        "guest {vmid} carries the marker of {name}, which is no longer asked for; it is kept, because it \
-                         may be a copy: destroy it in Proxmox if it is not needed"
-                    ));
-                } else {
-                    self.remove(guest, *vmid, &mut part);
-                }
-                parts.push(part);
-            }
-        }
-        parts
-    }
-
-    fn remove(&self, guest: &ObservedGuest, vmid: Vmid, part: &mut InstancePlan) {
-        let because = self.cause("instances", format!("guest {vmid} is ours and no longer asked for"));
-        if self.desired.prune == Prune::Refuse {
-            part.notes.push(format!("guest {vmid} is no longer asked for; it is kept, because `prune` is off"));
-            return;
-        }
-        let blocked = |reason, message: String, remedy: &str| Some(Blocked { reason, message, remedy: remedy.into() });
-        if self.desired.instances.is_empty() {
-            part.blocked = blocked(
-                "prune-everything",
-                "a site without instances never destroys its guests".into(),
-                "remove them one by one, or destroy them in Proxmox",
-            );
-            return;
-        }
-        let Some(settings) = guest.settings.as_ref().filter(|_| guest.lock.is_none()) else {
-            part.blocked = blocked(
-                "guest-unreadable",
-                format!("guest {vmid} is locked or cannot be read"),
-                "it is tried again by itself",
-            );
-            return;
-        };
-        if settings.protection {
-            part.blocked = blocked(
-                "protected",
-                format!("guest {vmid} is protected"),
-                "set `protect: false` in a revision that still has the instance, then remove it",
-            );
-            return;
-        }
-        let mut backups: Vec<_> = self
-            .observed
-            .storages
-            .iter()
-            .filter(|storage| storage.node == guest.node && storage.active && storage.content.contains("backup"))
-            .collect();
-        // Proxmox lists storages in no order (pve-api 2.2); the same one must be chosen every time.
-        backups.sort_by(|a, b| a.storage.cmp(&b.storage));
-        let Some(backup) = backups.first() else {
-            part.blocked = blocked(
-                "no-backup-storage",
-                format!("node {} has no active storage for backups, and nothing is destroyed without one", guest.node),
-                "allow `backup` in a storage's content types, and grant the token Datastore.AllocateSpace on it",
-            );
-            return;
-        };
-        let (node, kind) = (guest.node.clone(), guest.kind);
-        part.steps.push(Step {
-            action: Action::BackUp { node: node.clone(), storage: backup.storage.clone() },
-            because: because.clone(),
-        });
-        if guest.power == Power::Running {
-            part.steps.push(Step { action: Action::Stop { node: node.clone(), kind }, because: because.clone() });
-        }
-        part.steps.push(Step { action: Action::Destroy { node, kind }, because });
-    }
 }
 
 /// Whether an agent still has to enrol.
@@ -666,18 +304,4 @@ fn missing_wiring(wish: &DesiredInstance) -> Option<Blocked> {
 fn rehearsal(desired: &Desired) -> Option<(Vmid, NodeName)> {
     let node = desired.node.clone().or_else(|| "any-node".parse().ok())?;
     Some((Vmid::try_from(100).ok()?, node))
-}
-
-/// Whether an interface already is what the site asks for. A VM has no `ip=`.
-fn same_net(wish: &DesiredInstance, net: &Net0, now: Option<&super::observed::ObservedNet>) -> bool {
-    let Some(now) = now else { return false };
-    let lxc = wish.kind == contract::manifest::GuestKind::Lxc;
-    let ip = match net.ip {
-        Some(ip) => now.ip.as_deref() == Some(ip.to_string().as_str()),
-        None => now.ip.as_deref() == Some("dhcp"),
-    };
-    now.bridge == net.bridge
-        && now.tag == net.tag
-        && now.mac == net.mac
-        && (!lxc || (ip && now.gateway == net.gateway.map(|gateway| gateway.to_string())))
 }

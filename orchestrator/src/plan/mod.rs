@@ -3,10 +3,13 @@
 //! No clock, no network, no database: [`plan`] called twice with the same arguments gives the same answer, byte for
 //! byte. The same [`Plan`] is printed by the command line, drawn by the page and executed by `apply`.
 
+mod compare;
 mod decide;
 mod desired;
 mod identity;
 mod observed;
+mod place;
+mod remove;
 mod text;
 
 use contract::ids::{
