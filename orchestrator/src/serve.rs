@@ -122,8 +122,8 @@ enum Passed {
     Well(String),
     /// There is nothing to follow yet.
     NoRevision,
-    /// Something could not be read.
-    Badly(String),
+    /// Something could not be read: its label, and words.
+    Badly(&'static str, String),
 }
 
 impl Loop {
@@ -134,7 +134,10 @@ impl Loop {
             let passed = tokio::select! {
                 passed = tokio::time::timeout(LONGEST_PASS, self.pass()) => match passed {
                     Ok(passed) => self.bearable(passed)?,
-                    Err(_) => Passed::Badly(format!("a pass took longer than {} s and was given up", LONGEST_PASS.as_secs())),
+                    Err(_) => {
+                        let text = format!("a pass took longer than {} s and was given up", LONGEST_PASS.as_secs());
+                        Passed::Badly("pass-too-long", text)
+                    }
                 },
                 _ = terminate.recv() => break,
                 _ = interrupt.recv() => break,
@@ -146,9 +149,9 @@ impl Loop {
                     sentence
                 }
                 Passed::NoRevision => "no revision accepted yet".to_owned(),
-                Passed::Badly(text) => {
+                Passed::Badly(reason, text) => {
                     if trouble != text {
-                        self.record(Event::new(EventKind::ProxmoxFailed, &text));
+                        self.record(Event::new(EventKind::ProxmoxFailed, &text).reason(reason));
                         trouble.clone_from(&text);
                     }
                     text
@@ -174,7 +177,7 @@ impl Loop {
             Err(error) => match error.downcast_ref::<StoreError>() {
                 Some(StoreError::Sqlite { .. }) => {
                     tracing::error!(reason = "ledger-io", "{error:#}");
-                    Ok(Passed::Badly(error.to_string()))
+                    Ok(Passed::Badly("ledger-io", error.to_string()))
                 }
                 _ => Err(error),
             },
@@ -216,7 +219,7 @@ impl Loop {
         let range = verified.site().proxmox.vmids;
         let view = match observe::hypervisor(&self.client, range, observe::ledger(&self.store, window)?).await {
             Ok(view) => view,
-            Err(error) => return Ok(Passed::Badly(error.to_string())),
+            Err(error) => return Ok(Passed::Badly(error.reason(), error.to_string())),
         };
         let plan = plan::plan(&wishes.desired, &view.observed, &view.ledger);
         let wanted: BTreeSet<InstanceName> = verified.site().instances.keys().cloned().collect();

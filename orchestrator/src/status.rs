@@ -150,7 +150,8 @@ pub fn instances(store: &Store, now: i64) -> Result<Vec<InstanceStatus>, StoreEr
         let (mut phase, mut cause, mut reason) = phase(&record, agent.as_ref(), now, interval);
         if let Some(found) = blocked.remove(name.as_str())
             && !(phase == Phase::Healthy && PASSING.contains(&found.reason.as_str()))
-            && phase != Phase::Lost
+            // What went wrong in a step, or in the guest, says more than what is in the way of the next step.
+            && reason.is_none()
         {
             (phase, cause, reason) =
                 (Phase::Degraded, format!("{}. {}", found.message, found.remedy), Some(found.reason));
@@ -178,7 +179,7 @@ pub fn instances(store: &Store, now: i64) -> Result<Vec<InstanceStatus>, StoreEr
         let Ok(instance) = name.parse() else { continue };
         statuses.push(InstanceStatus {
             instance,
-            phase: Phase::Degraded,
+            phase: Phase::Pending,
             cause: format!("{}. {}", found.message, found.remedy),
             reason: Some(found.reason),
             vmid: None,
