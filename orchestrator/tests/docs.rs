@@ -96,6 +96,7 @@ fn labels() -> BTreeMap<String, String> {
             "refuse(",
             "NEVER_ENROLLED: &str = ",
             "DOES_NOT_STICK: &str = ",
+            "Passed::Badly(",
         ] {
             for rest in text.split(start).skip(1) {
                 // The label is the first argument, or the second after a status.
