@@ -249,6 +249,12 @@ text_id!(
     }
 );
 
+impl From<[u8; 32]> for Sha256Digest {
+    fn from(digest: [u8; 32]) -> Self {
+        Self(digest.iter().map(|byte| format!("{byte:02x}")).collect())
+    }
+}
+
 impl Hostname {
     /// The host name of an instance: `ctrlable-<site>-<instance>`; an error when it is longer than 63 characters.
     pub fn of(site: &SiteName, instance: &InstanceName) -> Result<Self, InvalidId> {

@@ -1,4 +1,4 @@
-use contract::ids::{InvalidId, ReleaseId, Revision, Sha256Digest, SiteName};
+use contract::ids::{ReleaseId, Revision, Sha256Digest, SiteName};
 use contract::refusal::Refusal;
 
 use super::keys::SignatureError;
@@ -95,9 +95,6 @@ pub enum TrustError {
         /// What is there.
         now: Sha256Digest,
     },
-    /// Something has another form than its type.
-    #[error(transparent)]
-    Id(#[from] InvalidId),
     /// Site or manifest are not well-formed, or do not fit together. At least one.
     #[error("{}", in_lines(.0))]
     Documents(Vec<Refusal>),
@@ -119,7 +116,6 @@ impl TrustError {
             Self::ReleaseCommentMissing { .. } => "release-comment-missing",
             Self::ReleaseCommentMismatch { .. } => "release-comment-mismatch",
             Self::ReleaseChanged { .. } => "release-changed",
-            Self::Id(_) => "invalid-id",
             Self::Documents(refusals) => refusals.first().map_or("documents", |refusal| refusal.reason.label()),
         }
     }
@@ -153,7 +149,6 @@ impl TrustError {
             Self::ReleaseChanged { release, .. } => {
                 format!("HQ: restore {release} as it was, and publish the change under a new id such as {release}.1")
             }
-            Self::Id(_) => "write it as it is described".to_owned(),
             Self::Documents(_) => "correct what is named above, and merge again".to_owned(),
         }
     }

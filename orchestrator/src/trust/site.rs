@@ -300,7 +300,7 @@ fn signature_of(
 impl CheckedRelease {
     fn parse(file: &str, content: &[u8]) -> Result<Self, TrustError> {
         let document = document::manifest(file, content).map_err(TrustError::Documents)?;
-        Ok(Self { document, digest: digest(content)? })
+        Ok(Self { document, digest: digest(content) })
     }
 }
 
@@ -312,8 +312,8 @@ fn fit_together(tree: &dyn Tree, document: Document<Site>, release: CheckedRelea
     Ok(CheckedSite { revision: tree.revision().cloned(), document, release })
 }
 
-fn digest(content: &[u8]) -> Result<Sha256Digest, TrustError> {
-    Ok(hex::encode(Sha256::digest(content)).parse()?)
+fn digest(content: &[u8]) -> Sha256Digest {
+    <[u8; 32]>::from(Sha256::digest(content)).into()
 }
 
 /// Some names, those like `wanted` first.
