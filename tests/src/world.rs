@@ -484,17 +484,26 @@ fn free_port() -> Result<u16> {
     bail!("no port on loopback is free");
 }
 
-/// Starts a program in the background with its output in a file.
-fn spawn(command: &mut Command, log: &Path) -> Result<Child> {
+/// Starts a program in the background with its output in a file. It dies with us, however we die, so that a demo or a
+/// test that was killed leaves none behind.
+fn spawn(program: &mut Command, log: &Path) -> Result<Child> {
     let out = fs::OpenOptions::new().create(true).append(true).open(log)?;
-    command
+    let mut bound = command("setpriv", ["--pdeathsig", "KILL"]);
+    bound.arg(program.get_program()).args(program.get_args());
+    for (name, value) in program.get_envs() {
+        match value {
+            Some(value) => bound.env(name, value),
+            None => bound.env_remove(name),
+        };
+    }
+    bound
         .stdin(Stdio::null())
         .stdout(out.try_clone()?)
         .stderr(out)
         // A Ctrl-C at the terminal is for us; we take the others down in order.
         .process_group(0)
         .spawn()
-        .with_context(|| format!("{command:?} cannot be started"))
+        .with_context(|| format!("{bound:?} cannot be started"))
 }
 
 fn signal(child: &Child, name: &str) -> Result<()> {
