@@ -2,17 +2,17 @@
 
 use std::time::Duration;
 
-use contract::ids::Vmid;
+use contract::ids::{InstanceName, Vmid};
 use contract::manifest::GuestKind;
 use tokio::time::Instant;
 
-use super::{Executor, StepError, Work, crash_point, hostname};
+use super::{Executor, NEVER_ENROLLED, StepError, Work, crash_point, hostname};
 use crate::plan::{Action, Change, InstancePlan, Setting, Step, describe};
 use crate::proxmox::{
     AfterTimeout, Backup, BackupMode, CloneMode, CloneRequest, ConfigChange, Disposition, GuestRef, Leftovers, Marker,
     Net, Problem, Tags, Upid,
 };
-use crate::store::{Event, EventKind, JournalEntry, JournalState, Reservation};
+use crate::store::{Event, EventKind, JournalEntry, JournalState, Reservation, StoreError};
 
 /// Longest time that each kind of task may take before the lane stops waiting; the task goes on, and its row is
 /// resumed by the next pass. A full clone of 32 GiB on a slow disk takes some ten minutes.
@@ -39,17 +39,16 @@ impl Executor {
                 return;
             }
         }
-        // A guest that never enrolled stays in trouble until it does.
-        let cleared = match self.0.store.instance(&part.instance) {
-            Ok(Some(record))
-                if record.trouble.as_ref().is_some_and(|trouble| trouble.reason == super::NEVER_ENROLLED) =>
-            {
-                Ok(())
-            }
-            _ => self.0.store.clear_trouble(&part.instance),
-        };
-        if let Err(error) = cleared {
+        if let Err(error) = self.clear_trouble(&part.instance) {
             tracing::error!(reason = error.reason(), %error, "the ledger cannot be written");
+        }
+    }
+
+    /// Something went right, or there is nothing left to do. A guest that never enrolled stays in trouble until it does.
+    pub(super) fn clear_trouble(&self, instance: &InstanceName) -> Result<(), StoreError> {
+        match self.0.store.instance(instance)?.and_then(|record| record.trouble) {
+            Some(trouble) if trouble.reason != NEVER_ENROLLED => self.0.store.clear_trouble(instance),
+            _ => Ok(()),
         }
     }
 

@@ -111,6 +111,10 @@ impl Executor {
                 .get(&part.instance)
                 .and_then(|record| record.trouble.as_ref())
                 .is_some_and(|trouble| trouble.retry_at > now());
+            if idle && part.blocked.is_none() {
+                // What went wrong was undone by somebody else, or had happened after all.
+                self.clear_trouble(&part.instance)?;
+            }
             if !idle && !resting && self.enter(&part.instance) {
                 opened += 1;
                 let (executor, work) = (self.clone(), work.clone());
