@@ -1,12 +1,12 @@
 //! `ctrlable serve`: the loop. Each pass starts from what is, not from what was meant to happen last time; a timer with
 //! jitter, a git hook, an agent or the end of a lane only says when.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
-use contract::ids::InstanceName;
+use contract::ids::{InstanceName, Vmid};
 use sd_notify::NotifyState;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::Notify;
@@ -18,6 +18,7 @@ use crate::observe;
 use crate::plan;
 use crate::proxmox::Client;
 use crate::site::{self, Follower, Look};
+use crate::status;
 use crate::store::{Event, EventKind, Store, StoreError, now};
 use crate::trust::VerifiedSite;
 use crate::web::{self, Pulse, Web};
@@ -118,8 +119,8 @@ enum Passed {
     Well(String),
     /// There is nothing to follow yet.
     NoRevision,
-    /// Something could not be read.
-    Badly(String),
+    /// Something could not be read: label and words.
+    Badly(&'static str, String),
 }
 
 impl Loop {
@@ -136,9 +137,9 @@ impl Loop {
                     sentence
                 }
                 Passed::NoRevision => "no revision accepted yet".to_owned(),
-                Passed::Badly(text) => {
+                Passed::Badly(reason, text) => {
                     if trouble != text {
-                        self.store.record(Event::new(EventKind::ProxmoxFailed, &text))?;
+                        self.store.record(Event::new(EventKind::ProxmoxFailed, &text).reason(reason))?;
                         trouble.clone_from(&text);
                     }
                     text
@@ -170,7 +171,7 @@ impl Loop {
         self.close_windows()?;
         let secrets = match site::secrets(&self.config) {
             Ok(secrets) => secrets,
-            Err(error) => return Ok(Passed::Badly(error.to_string())),
+            Err(error) => return Ok(Passed::Badly(error.reason(), error.to_string())),
         };
         let wishes = site::wishes(&verified, &self.agents.ca, &secrets)?;
         drop(secrets);
@@ -179,7 +180,7 @@ impl Loop {
         let range = verified.site().proxmox.vmids;
         let view = match observe::hypervisor(&self.client, range, observe::ledger(&self.store, window)?).await {
             Ok(view) => view,
-            Err(error) => return Ok(Passed::Badly(error.to_string())),
+            Err(error) => return Ok(Passed::Badly(error.reason(), error.to_string())),
         };
         let mut plan = plan::plan(&wishes.desired, &view.observed, &view.ledger);
         let summary = summary(&plan);
@@ -246,20 +247,22 @@ impl Loop {
 
     /// What is in the way stands in `status` and in the event log, once.
     fn note_blocked(&self, plan: &plan::Plan) -> Result<(), StoreError> {
-        let mut blocked = std::collections::BTreeMap::new();
-        for part in &plan.instances {
-            if let Some(reason) = &part.blocked {
-                blocked.insert(part.instance.to_string(), format!("{} [{}]", reason.message, reason.reason));
-            }
-        }
-        let known: std::collections::BTreeMap<String, String> =
-            self.store.meta("blocked")?.and_then(|text| serde_json::from_str(&text).ok()).unwrap_or_default();
-        if blocked == known {
+        let blocked: BTreeMap<&InstanceName, status::InTheWay> = plan
+            .instances
+            .iter()
+            .filter_map(|part| {
+                let reason = part.blocked.as_ref()?;
+                let (vmid, message) = (part.vmid.map(Vmid::get), format!("{}; {}", reason.message, reason.remedy));
+                Some((&part.instance, status::InTheWay { reason: reason.reason.into(), message, vmid }))
+            })
+            .collect();
+        let known = status::in_the_way(&self.store)?;
+        if blocked.iter().map(|(name, what)| (*name, what)).eq(&known) {
             return Ok(());
         }
         for part in &plan.instances {
             if let Some(reason) = &part.blocked
-                && known.get(part.instance.as_str()) != blocked.get(part.instance.as_str())
+                && known.get(&part.instance) != blocked.get(&part.instance)
             {
                 self.store.record(
                     Event::new(
@@ -271,7 +274,7 @@ impl Loop {
                 )?;
             }
         }
-        self.store.set_meta("blocked", &serde_json::to_string(&blocked).unwrap_or_default())
+        self.store.set_meta(status::IN_THE_WAY, &serde_json::to_string(&blocked).unwrap_or_default())
     }
 }
 

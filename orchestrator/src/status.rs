@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use contract::ids::{Generation, InstanceName};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::store::{AgentRecord, InstanceRecord, Store, StoreError};
 
@@ -50,9 +50,9 @@ pub struct InstanceStatus {
     pub cause: String,
     /// Stable label of the cause, where there is one.
     pub reason: Option<String>,
-    /// Number of its guest.
+    /// Number of its guest; 0 as long as it has none.
     pub vmid: u32,
-    /// Host name.
+    /// Host name; empty, as are template and release, as long as nothing is reserved for it.
     pub hostname: String,
     /// What it was cloned from.
     pub template: String,
@@ -113,8 +113,59 @@ pub fn phase(
     (Phase::Healthy, String::new(), None)
 }
 
-/// Every instance of the ledger.
+/// Why the newest plan can do nothing for an instance.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct InTheWay {
+    /// Stable label.
+    pub reason: String,
+    /// What is in the way, and what to do.
+    pub message: String,
+    /// The number that the instance has or would get.
+    pub vmid: Option<u32>,
+}
+
+/// Where the ledger keeps what is in the way.
+pub(crate) const IN_THE_WAY: &str = "in-the-way";
+
+/// What was in the way in the newest pass.
+pub fn in_the_way(store: &Store) -> Result<BTreeMap<InstanceName, InTheWay>, StoreError> {
+    Ok(store.meta(IN_THE_WAY)?.and_then(|text| serde_json::from_str(&text).ok()).unwrap_or_default())
+}
+
+/// Every instance: those of the ledger, and those that something keeps from getting there.
 pub fn instances(store: &Store, now: i64) -> Result<Vec<InstanceStatus>, StoreError> {
+    let mut instances = known(store, now)?;
+    for (instance, InTheWay { reason, message, vmid }) in in_the_way(store)? {
+        match instances.iter_mut().find(|status| status.instance == instance) {
+            // What went wrong in a step says more than what is in the way of the next.
+            Some(status) if status.reason.is_some() => {}
+            Some(status) => {
+                status.phase = Phase::Degraded;
+                (status.cause, status.reason) = (message, Some(reason));
+            }
+            None => instances.push(InstanceStatus {
+                instance,
+                phase: Phase::Pending,
+                cause: message,
+                reason: Some(reason),
+                vmid: vmid.unwrap_or_default(),
+                hostname: String::new(),
+                template: String::new(),
+                release: String::new(),
+                address: None,
+                generation: Generation(0),
+                in_force: Generation(0),
+                last_seen: None,
+                retry_at: None,
+            }),
+        }
+    }
+    instances.sort_by(|a, b| a.instance.cmp(&b.instance));
+    Ok(instances)
+}
+
+/// Every instance of the ledger.
+fn known(store: &Store, now: i64) -> Result<Vec<InstanceStatus>, StoreError> {
     let mut agents: BTreeMap<InstanceName, AgentRecord> = store.agents()?;
     let interval = store.meta("report-interval")?.and_then(|text| text.parse().ok()).unwrap_or(30);
     Ok(store
