@@ -196,10 +196,10 @@ async fn play(shared: &Arc<Shared>, mut stopped: watch::Receiver<bool>) {
             });
             shared.guests().retain(|_, guest| there.contains(&(guest.vmid, guest.mac.clone())));
             for (hostname, seen) in running {
-                if !playing.contains_key(&hostname) {
+                playing.entry(hostname).or_insert_with(|| {
                     let agent = Agent { shared: Arc::clone(shared), seen: seen.clone() };
-                    playing.insert(hostname, (seen, tokio::spawn(agent.run())));
-                }
+                    (seen, tokio::spawn(agent.run()))
+                });
             }
         }
         tokio::select! {

@@ -345,7 +345,8 @@ fn cross(world: &World, from: u64, to: u64, password: &str, text: &str) -> Resul
     await_for("an MQTT message crosses the bridge", SOON, || {
         let mut subscriber = subscribe(world, to, password, "demo/hello");
         let child = subscriber.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
-        let publish = || world.exec(from, &["mosquitto_pub", "-h", "127.0.0.1", "-r", "-t", "demo/hello", "-m", text]);
+        let publish =
+            || world.exec(from, &["mosquitto_pub", "-h", "127.0.0.1", "-r", "-t", "demo/hello", "-m", text]);
         publish()?;
         let output = child.wait_with_output()?;
         let heard = String::from_utf8_lossy(&output.stdout).trim().to_owned();

@@ -61,7 +61,7 @@ impl World {
     /// A fresh world; whatever an earlier one left in `dir` is taken down and removed.
     pub fn fresh(dir: &Path, runtime: Runtime) -> Result<Self> {
         if dir.join("lab").exists() {
-            run(&mut command(program("ctrlable-lab")?, ["down", "--state"]).arg(dir.join("lab")))?;
+            run(command(program("ctrlable-lab")?, ["down", "--state"]).arg(dir.join("lab")))?;
         }
         if dir.exists() {
             fs::remove_dir_all(dir).with_context(|| format!("{} cannot be emptied", dir.display()))?;
@@ -83,7 +83,7 @@ impl World {
 
     /// HQ makes its key, the remote is made, and the fleet's checkout.
     pub fn make_fleet(&self) -> Result<()> {
-        run(&mut self.ctrlable(["release", "keygen", "--no-password", "--out"]).arg(self.dir.join("hq")))?;
+        run(self.ctrlable(["release", "keygen", "--no-password", "--out"]).arg(self.dir.join("hq")))?;
         run(command("git", ["init", "--quiet", "--bare", "--initial-branch=main"]).arg(self.remote()))?;
         run(command("git", ["clone", "--quiet"]).arg(self.remote()).arg(self.checkout()))?;
         fs::create_dir_all(self.checkout().join("releases"))?;
