@@ -24,6 +24,8 @@ use crate::web::{self, Pulse, Web};
 
 /// Longest time between two passes: drift on the hypervisor is seen within it.
 const PASS: Duration = Duration::from_secs(30);
+/// Time between two passes while the hypervisor cannot be read.
+const AGAIN: Duration = Duration::from_secs(5);
 /// Longest pass: three guests at a time, each call at most 35 s, and a node that is in trouble anyway.
 const LONGEST_PASS: Duration = Duration::from_secs(90);
 /// Where the ledger keeps the names of lost instances.
@@ -143,6 +145,8 @@ impl Loop {
                 _ = interrupt.recv() => break,
             };
             self.pulse.beat(matches!(passed, Passed::Well(_)));
+            // What could not be read is looked at again soon: most often the node was only restarted.
+            let longest = if matches!(passed, Passed::Badly(..)) { AGAIN } else { PASS };
             let sentence = match passed {
                 Passed::Well(sentence) => {
                     trouble.clear();
@@ -161,7 +165,7 @@ impl Loop {
             let _ = sd_notify::notify(&[NotifyState::Status(&sentence), NotifyState::Watchdog]);
             tokio::select! {
                 () = self.wake.notified() => tokio::time::sleep(GATHER).await,
-                () = tokio::time::sleep(self.pause()) => {}
+                () = tokio::time::sleep(self.pause(longest)) => {}
                 _ = terminate.recv() => break,
                 _ = interrupt.recv() => break,
             }
@@ -193,15 +197,15 @@ impl Loop {
     }
 
     /// Until the next pass: soon when an instance is to be tried again, regularly otherwise.
-    fn pause(&self) -> Duration {
+    fn pause(&self, longest: Duration) -> Duration {
         let next = self.store.instances().ok().and_then(|records| {
             let now = now();
             let troubles = records.into_values().filter_map(|record| record.trouble);
             troubles.filter(|trouble| trouble.is_resting(now)).map(|trouble| trouble.retry_at - now).min()
         });
-        let until = next.and_then(|seconds| u64::try_from(seconds).ok()).map_or(PASS, Duration::from_secs);
+        let until = next.and_then(|seconds| u64::try_from(seconds).ok()).map_or(longest, Duration::from_secs);
         // Up to a tenth more, by chance, and never before the instance's time has come.
-        until.min(PASS).mul_f64(1.0 + rand::random::<f64>() / 10.0)
+        until.min(longest).mul_f64(1.0 + rand::random::<f64>() / 10.0)
     }
 
     async fn pass(&self) -> anyhow::Result<Passed> {

@@ -430,10 +430,11 @@ fn the_watchdog_outlasts_a_pass() {
     let watchdog: u64 =
         unit.lines().find_map(|line| line.strip_prefix("WatchdogSec=")?.strip_suffix('s')?.parse().ok()).unwrap();
     let code = read("orchestrator/src/serve.rs");
-    let pass: u64 = code
-        .split("const PASS: Duration = Duration::from_secs(")
-        .nth(1)
-        .and_then(|rest| rest.split(')').next()?.parse().ok())
-        .unwrap();
-    assert!(watchdog >= 3 * pass, "a slow pass would be killed: {watchdog} s, a pass every {pass} s");
+    let seconds = |name: &str| -> u64 {
+        let rest = code.split(&format!("const {name}: Duration = Duration::from_secs(")).nth(1).unwrap();
+        rest.split(')').next().unwrap().parse().unwrap()
+    };
+    // The pause before a pass grows by up to a tenth, by chance.
+    let longest = seconds("LONGEST_PASS") + seconds("PASS") * 11 / 10;
+    assert!(watchdog > longest, "a slow pass would be killed: {watchdog} s, and a turn may take {longest} s");
 }

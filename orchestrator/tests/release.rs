@@ -393,8 +393,8 @@ fn json_and_exit_codes() {
     let failed = desk.release(&["verify", "2026.06.yaml", "--pubkey", "nothing.pub", "--json"]);
     assert_eq!((failed.code, failed.stderr.as_str()), (1, ""));
     assert_eq!(failed.json()["reason"], "file-unreadable");
-    assert_eq!(desk.release(&["new", "June", "--scripts-ref", "v1"]).code, 2);
-    assert_eq!(desk.release(&["new", "2026.08"]).code, 2);
-    assert_eq!(desk.release(&["verify", "2026.06.yaml"]).code, 2);
-    assert_eq!(desk.release(&["keygen"]).code, 2);
+    assert_eq!(desk.release(&["new", "June", "--scripts-ref", "v1"]).code, 64);
+    assert_eq!(desk.release(&["new", "2026.08"]).code, 64);
+    assert_eq!(desk.release(&["verify", "2026.06.yaml"]).code, 64);
+    assert_eq!(desk.release(&["keygen"]).code, 64);
 }

@@ -204,8 +204,8 @@ impl Small {
             rusqlite::OpenFlags::SQLITE_OPEN_READ_ONLY,
         )?;
         let number = |sql: &str| db.query_row(sql, [], |row| row.get::<_, u32>(0));
-        // A guest may be healthy while the orchestrator still finds out what became of the step that it died in.
-        await_for("every step in the journal has ended", SETTLES, || {
+        // A call without an answer is being looked into for some seconds although everything is as it should be.
+        await_for("no step is open in the journal", SETTLES, || {
             let open = number("SELECT count(*) FROM journal WHERE state IN ('intended', 'submitted')")?;
             Ok((open == 0).then_some(()))
         })?;
@@ -214,6 +214,47 @@ impl Small {
         let wanted = u32::try_from(count)?;
         ensure!((instances, agents) == (wanted, wanted), "{instances} reservations, {agents} agents for {count}");
         Ok(())
+    }
+
+    /// Asks the node for trouble: what happens to so many calls of this method and path; `None` means all.
+    pub fn ask_for_trouble(&self, method: &str, path: &str, times: Option<u32>, action: Value) -> Result<()> {
+        let rule = json!({ "method": method, "path": path, "times": times, "action": action });
+        self.world.node("POST", "/lab/faults", Some(&rule)).map(drop)
+    }
+
+    /// Waits until `status` shows this reason for an instance; returns its row.
+    pub fn await_reason(&self, instance: &str, reason: &str) -> Result<Value> {
+        self.await_cause(instance, reason, "")
+    }
+
+    /// As [`Self::await_reason`], with words that the cause has.
+    pub fn await_cause(&self, instance: &str, reason: &str, words: &str) -> Result<Value> {
+        let mut last = Value::Null;
+        await_for(&format!("status shows {reason} {words} for {instance}"), SETTLES, || {
+            last = self.world.status()?;
+            let row = World::instance(&last, instance)?;
+            let said = row["cause"].as_str().unwrap_or_default().contains(words);
+            Ok((row["reason"] == reason && said).then(|| row.clone()))
+        })
+        .with_context(|| format!("{last:#}\n{}", self.world.orchestrator_log()))
+    }
+
+    /// Waits until the event log has this reason; returns the event.
+    pub fn await_event(&self, reason: &str) -> Result<Value> {
+        await_for(&format!("the event log has {reason}"), SETTLES, || {
+            Ok(self.world.events()?.into_iter().find(|event| event["reason"] == reason))
+        })
+        .with_context(|| self.world.orchestrator_log())
+    }
+
+    /// Waits until one instance is healthy.
+    pub fn await_healthy(&self, instance: &str) -> Result<()> {
+        let mut last = Value::Null;
+        await_for(&format!("{instance} is healthy"), SETTLES, || {
+            last = self.world.status()?;
+            Ok((World::instance(&last, instance)?["phase"] == "healthy").then_some(()))
+        })
+        .with_context(|| format!("{last:#}\n{}", self.world.orchestrator_log()))
     }
 
     /// Clones that the node accepted since its log was emptied or it was started.

@@ -137,7 +137,9 @@ pub fn tell(world: &mut World, narrator: &mut dyn Narrator) -> Result<()> {
     let touched: Vec<String> = world
         .changes()?
         .iter()
-        .filter_map(|call| call["path"].as_str().map(str::to_owned))
+        .map(|call| call["subject"].as_str().map(str::to_owned).context("a call of the lab's log has a path"))
+        .collect::<Result<Vec<_>>>()?
+        .into_iter()
         .filter(|path| !path.contains(&format!("/{new}/")) && !path.contains("/9003/clone"))
         .collect();
     ensure!(touched.is_empty(), "other guests were touched on the node: {touched:?}");

@@ -1,0 +1,237 @@
+//! Guests and their agents, honest and other; the fleet repository, honest and other.
+#![allow(clippy::unwrap_used, clippy::panic)]
+
+use std::fs;
+use std::time::Instant;
+
+use anyhow::{Context, Result, bail, ensure};
+use contract::secret::Secret;
+use hmac::{Hmac, Mac};
+use rcgen::{CertificateParams, Issuer, KeyPair};
+use serde_json::json;
+use sha2::Sha256;
+use tests::run::{await_for, run};
+use tests::sim::{self, Conduct, Credentials, Refused};
+use tests::small::{INSTANCES, SETTLES, Small, hostname, site};
+use tests::world::{SITE, Tuning, World};
+
+fn settled() -> Result<(tempfile::TempDir, Small)> {
+    let dir = tempfile::tempdir()?;
+    let mut small = Small::build(&dir.path().join("world"))?;
+    small.world.start_orchestrator()?;
+    small.await_settled(&INSTANCES)?;
+    Ok((dir, small))
+}
+
+fn block<T>(work: impl Future<Output = T>) -> T {
+    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(work)
+}
+
+/// The label of a refusal; an acceptance is an error.
+fn refusal<T>(outcome: Result<T>) -> Result<String> {
+    match outcome {
+        Ok(_) => bail!("it was accepted"),
+        Err(error) => match error.downcast::<Refused>() {
+            Ok(Refused(problem)) => Ok(problem.reason),
+            Err(error) => Err(error),
+        },
+    }
+}
+
+#[test]
+fn only_the_guest_that_was_just_started_gets_a_certificate_and_only_once() -> Result<()> {
+    let (_dir, small) = settled()?;
+    let before = small.sim.guest(&hostname("attic"))?;
+    let bootstrap = small.sim.bootstrap("sensor")?;
+    let key = KeyPair::generate()?.serialize_pem();
+    let honest = sim::enrol_request(bootstrap, &hostname("attic"), &before.mac, &key, 77)?;
+    let replayed = sim::enrol_request(bootstrap, &hostname("attic"), &before.mac, &before.key, 1)?;
+    let mut cases = 0;
+    let mut refused = |request: &contract::enrolment::EnrolRequest, wanted: &str| -> Result<()> {
+        let reason = refusal(block(sim::enrol(bootstrap, request)))?;
+        ensure!(reason == wanted, "{reason} instead of {wanted}");
+        let events = small.world.events()?;
+        let shown = events.iter().any(|event| event["kind"] == "enrolment-refused" && event["reason"] == wanted);
+        ensure!(shown, "{wanted} is not in the event log");
+        cases += 1;
+        Ok(())
+    };
+    refused(&honest, "enrol-already")?;
+    // The first guest's own request once more, after its first report.
+    refused(&replayed, "enrol-already")?;
+    refused(
+        &contract::enrolment::EnrolRequest { claim: Secret::new("guessed"), ..honest.clone() },
+        "enrol-claim-wrong",
+    )?;
+    let mac = "02:00:00:00:00:99".parse()?;
+    refused(&contract::enrolment::EnrolRequest { mac, ..honest.clone() }, "enrol-mac-mismatch")?;
+    let unknown = hostname("garage").parse()?;
+    refused(&contract::enrolment::EnrolRequest { hostname: unknown, ..honest.clone() }, "enrol-unknown-host")?;
+    let template = "broker".parse()?;
+    refused(&contract::enrolment::EnrolRequest { template, ..honest.clone() }, "enrol-template-mismatch")?;
+    refused(&contract::enrolment::EnrolRequest { protocol: 99, ..honest.clone() }, "enrol-protocol")?;
+    let mut unreset = honest.clone();
+    unreset.identity.sealed_machine_id = Some(unreset.identity.machine_id.clone());
+    refused(&unreset, "enrol-not-reset")?;
+    small.await_settled(&INSTANCES)?;
+    let after = small.sim.guest(&hostname("attic"))?;
+    ensure!(after.certificate == before.certificate && after.starts == before.starts, "the right guest was disturbed");
+    println!("{cases} enrolments refused, each with its own reason");
+    Ok(())
+}
+
+#[test]
+fn a_guest_reads_its_own_assignment_and_nobody_elses() -> Result<()> {
+    let (_dir, small) = settled()?;
+    let bootstrap = small.sim.bootstrap("sensor")?;
+    let attic = small.sim.guest(&hostname("attic"))?.credentials().context("attic is enrolled")?;
+    // There is no parameter for it; whatever is tried, it gets its own.
+    for query in ["after=0", "after=0&instance=hub", "after=0&instance=cellar&hostname=ctrlable-acme-hq-hub"] {
+        let got = block(sim::assignment(bootstrap, query, Some(&attic)))?;
+        ensure!(got.instance.as_str() == "attic", "{query} gave the assignment of {}", got.instance);
+    }
+    let reason = refusal(block(sim::assignment(bootstrap, "after=0", None)))?;
+    ensure!(reason == "certificate-missing", "{reason}");
+    // Signed by the site's own CA and never handed out: only somebody who has the CA's key could make it.
+    let state = small.world.dir.join("site/state");
+    let ca = fs::read_to_string(state.join("ca.pem"))?;
+    let issuer = Issuer::from_ca_cert_pem(&ca, KeyPair::from_pem(&fs::read_to_string(state.join("ca.key"))?)?)?;
+    let key = KeyPair::generate()?;
+    let forged = CertificateParams::new(vec!["attic.acme-hq".to_owned()])?.signed_by(&key, &issuer)?;
+    let forged = Credentials { key: key.serialize_pem(), certificate: forged.pem() };
+    let reason = refusal(block(sim::assignment(bootstrap, "after=0", Some(&forged))))?;
+    ensure!(reason == "certificate-unknown", "{reason}");
+    // Another CA's: the handshake itself fails.
+    let own = CertificateParams::new(vec!["attic.acme-hq".to_owned()])?.self_signed(&key)?;
+    let foreign = Credentials { key: key.serialize_pem(), certificate: own.pem() };
+    let error = block(sim::assignment(bootstrap, "after=0", Some(&foreign))).err().context("a foreign certificate")?;
+    ensure!(error.downcast_ref::<Refused>().is_none(), "a foreign certificate got past the handshake: {error}");
+    println!("own assignment only; without, unknown and foreign certificates are refused");
+    Ok(())
+}
+
+#[test]
+fn what_a_guest_reports_is_what_status_says() -> Result<()> {
+    let (_dir, small) = settled()?;
+    let (attic, cellar) = (hostname("attic"), hostname("cellar"));
+    small.sim.behave(&attic, Conduct::Unhealthy);
+    let row = small.await_reason("attic", "guest-degraded")?;
+    ensure!(
+        row["phase"] == "degraded" && row["cause"].as_str().unwrap_or_default().contains("sensor.service"),
+        "{row}"
+    );
+    let hub = small.world.status()?;
+    ensure!(World::instance(&hub, "hub")?["phase"] == "healthy", "{hub:#}");
+    small.sim.behave(&attic, Conduct::Well);
+    small.await_healthy("attic")?;
+    // A wiring that does not hold is put back, shown, and the next one heals it.
+    small.sim.behave(&cellar, Conduct::PutBack);
+    let mut changed = INSTANCES;
+    changed[2].1 = "{ template: sensor, network: { ip: dhcp }, wiring: { topic: cellar/other } }";
+    small.change_site(&changed)?;
+    let row = small.await_reason("cellar", "guest-degraded")?;
+    ensure!(row["cause"].as_str().unwrap_or_default().contains("put back"), "{row}");
+    ensure!(row["generation"] == 2 && row["in_force"] == 1, "{row}");
+    small.await_event("wiring-put-back")?;
+    small.sim.behave(&cellar, Conduct::Well);
+    small.change_site(&INSTANCES)?;
+    small.await_settled(&INSTANCES)?;
+    small.check(&INSTANCES)?;
+    println!("unhealthy and put back are shown with their reasons, and heal");
+    Ok(())
+}
+
+#[test]
+fn a_bad_revision_leaves_the_running_site_alone() -> Result<()> {
+    let (_dir, small) = settled()?;
+    small.world.node("DELETE", "/lab/log", None)?;
+    let good = site(&INSTANCES);
+    let tampered = fs::read_to_string(small.world.manifest())?;
+    let mut reasons = Vec::new();
+    for (wanted, text) in [
+        ("yaml-syntax", good.replace("dealer: acme", "dealer: [acme")),
+        ("unknown-field", good.replace("dealer: acme", "dealer: acme\ncolour: red")),
+        ("unknown-template", good.replace("template: broker", "template: teapot")),
+        ("unknown-release", good.replace("release: \"2026.06\"", "release: \"2026.07\"")),
+    ] {
+        fs::write(small.world.site_file(), text)?;
+        let revision = small.world.push(wanted)?;
+        reasons.push((wanted, small.world.await_verdict(&revision)?));
+    }
+    fs::write(small.world.site_file(), &good)?;
+    fs::write(small.world.manifest(), tampered.replace("ram: 256", "ram: 257"))?;
+    let revision = small.world.push("a tampered release")?;
+    reasons.push(("release-signature-wrong", small.world.await_verdict(&revision)?));
+    for (wanted, reason) in &reasons {
+        ensure!(reason.as_deref() == Some(wanted), "{wanted}: {reason:?}");
+        small.await_event(wanted)?;
+    }
+    ensure!(small.world.changes()?.is_empty(), "the node was changed: {:?}", small.world.changes()?);
+    small.world.await_phase("healthy", INSTANCES.len(), SETTLES)?;
+    fs::write(small.world.manifest(), tampered)?;
+    let revision = small.world.push("all is well again")?;
+    ensure!(small.world.await_verdict(&revision)?.is_none(), "{:#}", small.world.status()?);
+    small.await_settled(&INSTANCES)?;
+    small.check(&INSTANCES)?;
+    println!("{} bad revisions were refused, no call changed anything", reasons.len());
+    Ok(())
+}
+
+/// ```text
+///   A───B    main, B is in force
+///    ╲
+///     C      pushed by force
+/// ```
+#[test]
+fn a_rewritten_history_is_refused_until_a_person_accepts_it() -> Result<()> {
+    let (_dir, small) = settled()?;
+    let with = |name| INSTANCES.iter().copied().chain([(name, INSTANCES[1].1)]).collect::<Vec<_>>();
+    let b = small.change_site(&with("porch"))?;
+    ensure!(small.world.await_verdict(&b)?.is_none(), "B is refused");
+    small.await_settled(&with("porch"))?;
+    small.world.git(&["reset", "--quiet", "--hard", "HEAD~1"])?;
+    fs::write(small.world.site_file(), site(&with("porch")) + "# rewritten\n")?;
+    small.world.git(&["commit", "--quiet", "--all", "--message", "C"])?;
+    small.world.git(&["push", "--quiet", "--force", "origin", "HEAD:main"])?;
+    let c = small.world.git(&["rev-parse", "HEAD"])?.trim().to_owned();
+    let reason = small.world.await_verdict(&c)?;
+    ensure!(reason.as_deref() == Some("history-rewritten"), "{reason:?}");
+    ensure!(small.world.status()?["accepted"]["revision"] == b.as_str(), "B is no longer in force");
+    small.world.await_phase("healthy", 4, SETTLES)?;
+    run(small.world.ctrlable(["accept-rewrite"]).arg(&c))?;
+    await_for("C is in force", SETTLES, || {
+        Ok((small.world.status()?["accepted"]["revision"] == c.as_str()).then_some(()))
+    })
+    .with_context(|| small.world.orchestrator_log())?;
+    small.await_settled(&with("porch"))?;
+    println!("history-rewritten, and accepted by command");
+    Ok(())
+}
+
+#[test]
+fn a_git_hook_wakes_the_source_at_once() -> Result<()> {
+    let dir = tempfile::tempdir()?;
+    let tuning = Tuning { webhook_secret: Some("paper-kettle"), ..Tuning::default() };
+    // Once an hour: whatever is seen in this test was seen because of the hook.
+    let mut small = Small::build_with(&dir.path().join("world"), 3600, tuning, &INSTANCES)?;
+    small.world.start_orchestrator()?;
+    small.await_settled(&INSTANCES)?;
+    let began = Instant::now();
+    let more: Vec<(&str, &str)> = INSTANCES.iter().copied().chain([("porch", INSTANCES[1].1)]).collect();
+    let revision = small.change_site(&more)?;
+    let url = format!("http://127.0.0.1:{}/hooks/git", small.world.ports[2]);
+    let body = json!({ "ref": "refs/heads/main" }).to_string();
+    let post = |secret: &str| -> Result<u16> {
+        let mac = <Hmac<Sha256> as Mac>::new_from_slice(secret.as_bytes())?.chain_update(&body).finalize();
+        let signature = format!("sha256={}", hex::encode(mac.into_bytes()));
+        let request = reqwest::Client::new().post(&url).header("X-Hub-Signature-256", signature).body(body.clone());
+        Ok(block(request.send())?.status().as_u16())
+    };
+    ensure!(post("guessed")? == 403, "a wrong signature was taken");
+    ensure!(small.world.status()?["newest"]["revision"] != revision.as_str(), "it looked without the hook");
+    ensure!(post("paper-kettle")? == 202, "the right signature was refused");
+    ensure!(small.world.await_verdict(&revision)?.is_none(), "{SITE} was refused");
+    small.await_settled(&more)?;
+    println!("from the hook to healthy: {:.1} s", began.elapsed().as_secs_f64());
+    Ok(())
+}
