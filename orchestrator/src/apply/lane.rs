@@ -174,6 +174,7 @@ impl Executor {
         let guest = |node: &contract::ids::NodeName, kind: GuestKind| GuestRef { kind, node: node.clone(), vmid };
         match &step.action {
             Action::Clone { template, from, node, kind, storage, pool } => {
+                let from = from.ok_or_else(|| StepError::Refused("the plan is a rehearsal without a node".into()))?;
                 let marker = Marker::Guest {
                     site: work.plan.site.clone(),
                     instance: part.instance.clone(),
@@ -189,8 +190,8 @@ impl Executor {
                     target: None,
                     mode: CloneMode::Full,
                 };
-                let source = GuestRef { kind: *kind, node: node.clone(), vmid: *from };
-                let lock = self.template_lock(*from);
+                let source = GuestRef { kind: *kind, node: node.clone(), vmid: from };
+                let lock = self.template_lock(from);
                 let _turn = match kind {
                     GuestKind::Lxc => Some(lock.lock().await),
                     GuestKind::Vm => None,

@@ -100,7 +100,7 @@ impl Executor {
     ) -> Result<(), ProxmoxError> {
         let Some(node) = action.node() else { return Ok(()) };
         let from = match action {
-            Action::Clone { from, .. } => Some(*from),
+            Action::Clone { from, .. } => *from,
             _ => None,
         };
         tracing::info!(%instance, action = action.word(), "finding out what became of a call");

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use contract::ids::{Generation, InstanceName, Mac, NodeName, Vmid};
+use contract::ids::{Generation, InstanceName, Mac, Vmid};
 
 use super::desired::{Desired, DesiredInstance, Wished};
 use super::identity::mac_for;
@@ -97,13 +97,11 @@ impl<'a> Planner<'a> {
             }
         };
         let (from, node, template_disk) = match template {
-            Some(template) => (template.vmid, template.node.clone(), template.disk),
+            Some(template) => (Some(template.vmid), Some(template.node.clone()), template.disk),
             // A laptop knows neither node nor number; what it prints is a rehearsal.
-            None => match rehearsal(self.desired) {
-                Some((from, node)) => (from, node, None),
-                None => return,
-            },
+            None => (None, self.desired.node.clone().or_else(|| "any-node".parse().ok()), None),
         };
+        let Some(node) = node else { return };
         if let Some(blocked) = self.storage_trouble(&node, wish, template_disk) {
             part.blocked = Some(blocked);
             return;
@@ -298,10 +296,4 @@ fn missing_wiring(wish: &DesiredInstance) -> Option<Blocked> {
         }
         Wished::Digest(_) | Wished::Unknown => None,
     }
-}
-
-/// Number and node that a laptop prints for a template that it cannot see.
-fn rehearsal(desired: &Desired) -> Option<(Vmid, NodeName)> {
-    let node = desired.node.clone().or_else(|| "any-node".parse().ok())?;
-    Some((Vmid::try_from(100).ok()?, node))
 }

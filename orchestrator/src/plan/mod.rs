@@ -93,8 +93,8 @@ pub enum Action {
     Clone {
         /// The template.
         template: TemplateName,
-        /// Its number.
-        from: Vmid,
+        /// Its number; absent in a rehearsal, which has no node to look at.
+        from: Option<Vmid>,
         /// Where it lives.
         node: NodeName,
         /// Container or virtual machine.

@@ -131,7 +131,7 @@ fn apply(plan: &Plan, desired: &Desired, observed: &mut Observed, ledger: &mut L
             match &step.action {
                 Action::Clone { from, node, kind, template, .. } => {
                     assert!(!observed.guests.contains_key(&vmid), "{vmid} is taken");
-                    let disk = observed.templates.iter().find(|template| template.vmid == *from).unwrap().disk;
+                    let disk = observed.templates.iter().find(|template| Some(template.vmid) == *from).unwrap().disk;
                     observed.guests.insert(
                         vmid,
                         ObservedGuest {

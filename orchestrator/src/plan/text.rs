@@ -105,7 +105,8 @@ fn part(out: &mut String, instance: &InstancePlan, palette: &Palette) {
 pub fn describe(action: &Action) -> String {
     match action {
         Action::Clone { template, from, node, storage, pool, .. } => {
-            format!("clone {template} ({from}) on {node} to {storage}, pool {pool}")
+            let from = from.map_or(String::new(), |from| format!(" ({from})"));
+            format!("clone {template}{from} on {node} to {storage}, pool {pool}")
         }
         Action::Configure { changes, .. } => {
             let words: Vec<&str> = changes.iter().map(|change| change.to.word()).collect();
