@@ -193,10 +193,15 @@ fn make_templates(world: &World, narrator: &mut dyn Narrator) -> Result<Sealed> 
         let root = world.dir.join("templates").join(name);
         fs::create_dir_all(root.parent().context("a root has a parent")?)?;
         let image = world.dir.join("images").join(name).canonicalize()?;
-        run(command("cp", ["--archive", "--reflink=auto"]).arg(&image).arg(&root))?;
+        // Hard links where that can be: whatever is changed below is written anew beside the old file.
+        if run(command("cp", ["--archive", "--link"]).arg(&image).arg(&root)).is_err() {
+            run(command("rm", ["--recursive", "--force"]).arg(&root))?;
+            run(command("cp", ["--archive", "--reflink=auto"]).arg(&image).arg(&root))?;
+        }
         let install = |from: &Path, to: &str, mode: u32| -> Result<()> {
             let to = root.join(to);
             fs::create_dir_all(to.parent().context("a file has a parent")?)?;
+            let _ = fs::remove_file(&to);
             fs::copy(from, &to)?;
             Ok(fs::set_permissions(to, fs::Permissions::from_mode(mode))?)
         };
@@ -210,6 +215,7 @@ fn make_templates(world: &World, narrator: &mut dyn Narrator) -> Result<Sealed> 
         install(&scratch, "etc/ctrlable/bootstrap.json", 0o600)?;
         fs::remove_file(scratch)?;
         // A template that is being built has an identity, as after its first boot.
+        fs::remove_file(root.join("etc/machine-id"))?;
         fs::write(root.join("etc/machine-id"), format!("{:032x}\n", 0x1234_5678_u128 << 64 | u128::from(vmid)))?;
         run(command("ssh-keygen", ["-A", "-f"]).arg(&root))?;
         sealed.machine_ids.insert(fs::read_to_string(root.join("etc/machine-id"))?.trim().to_owned());

@@ -91,6 +91,9 @@ struct Template {
     /// Directory with the root file system; records need none.
     #[arg(long)]
     rootfs: Option<PathBuf>,
+    /// Hand the directory over: it is renamed instead of copied, and gone from where it was.
+    #[arg(long, requires = "rootfs")]
+    take: bool,
     #[arg(long)]
     cores: Option<u32>,
     /// MiB.
@@ -153,6 +156,7 @@ impl Cli {
                     kind: options.kind,
                     hostname: options.hostname,
                     rootfs: options.rootfs.map(std::path::absolute).transpose()?,
+                    take: options.take,
                     cores: options.cores,
                     memory: options.memory,
                     template: options.template,

@@ -13,7 +13,7 @@ use crate::node::config;
 use crate::node::guests::{Guest, Kind};
 use crate::node::network::random_mac;
 use crate::node::storage::{self, NewVolume, Role};
-use crate::runtime::{Runtime, Vmid};
+use crate::runtime::{RootFs, Runtime, Vmid};
 use crate::schema::formats;
 
 /// What the guest shall be.
@@ -27,6 +27,9 @@ pub(crate) struct Import {
     /// Directory with a root file system; records need none.
     #[serde(default)]
     pub(crate) rootfs: Option<PathBuf>,
+    /// Whether the directory is handed over: renamed instead of copied.
+    #[serde(default)]
+    pub(crate) take: bool,
     #[serde(default)]
     pub(crate) cores: Option<u32>,
     /// MiB.
@@ -72,7 +75,10 @@ pub(super) async fn import(node: &Arc<Node>, request: Import) -> Outcome {
             (Runtime::Nspawn(_), None) => {
                 return Err(wrong("a real container needs --rootfs".to_owned()));
             }
-            (_, Some(rootfs)) => node.runtime.import(vmid, rootfs).await.map_err(|text| (500, text))?,
+            (_, Some(rootfs)) => {
+                let rootfs = if request.take { RootFs::Take(rootfs) } else { RootFs::Copy(rootfs) };
+                node.runtime.import(vmid, rootfs).await.map_err(|text| (500, text))?;
+            }
             (Runtime::None(_), None) => {}
         }
     }

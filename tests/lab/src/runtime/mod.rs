@@ -65,6 +65,15 @@ pub(crate) struct Interface {
     pub(crate) inet6: Vec<(String, u8)>,
 }
 
+/// A root file system for a new guest.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum RootFs {
+    /// Its owner may go on changing it.
+    Copy(PathBuf),
+    /// It is handed over, and gone from where it was.
+    Take(PathBuf),
+}
+
 /// Why a runtime could not do it: the text that ends up as the task's error.
 pub(crate) type Failure = String;
 
@@ -79,7 +88,7 @@ pub(crate) enum Runtime {
 
 impl Runtime {
     /// Takes a root file system (a directory) as the disk of a new, stopped guest.
-    pub(crate) async fn import(&self, vmid: Vmid, rootfs: PathBuf) -> Result<(), Failure> {
+    pub(crate) async fn import(&self, vmid: Vmid, rootfs: RootFs) -> Result<(), Failure> {
         match self {
             Self::None(runtime) => runtime.import(vmid, rootfs).await,
             Self::Nspawn(runtime) => runtime.import(vmid, rootfs).await,

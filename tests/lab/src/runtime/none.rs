@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Address, Failure, GuestSpec, Interface, Vmid};
+use super::{Address, Failure, GuestSpec, Interface, RootFs, Vmid};
 use crate::clock;
 use crate::state::write_private;
 
@@ -81,7 +81,7 @@ impl NoneRuntime {
             .map(|address| (address, prefix))
     }
 
-    pub(crate) async fn import(&self, _vmid: Vmid, _rootfs: PathBuf) -> Result<(), Failure> {
+    pub(crate) async fn import(&self, _vmid: Vmid, _rootfs: RootFs) -> Result<(), Failure> {
         Ok(())
     }
 

@@ -51,6 +51,34 @@ impl Disks {
     /// Takes a directory as the disk of a new guest. A finished image is shared by hard links, since nobody writes
     /// to either; anything else is copied, since its owner may go on changing it.
     pub(super) fn import(&self, vmid: Vmid, rootfs: &Path) -> Result<(), Failure> {
+        self.add(vmid, rootfs, |rootfs, files| {
+            if crate::image::is_finished(rootfs) && copy(rootfs, files, "--link").is_ok() {
+                return Ok(());
+            }
+            remove(files).and_then(|()| copy(rootfs, files, "--reflink=auto"))
+        })
+    }
+
+    /// Makes a directory the disk of a new guest: renamed where that can be, so that nothing is copied.
+    pub(super) fn take(&self, vmid: Vmid, rootfs: &Path) -> Result<(), Failure> {
+        if crate::image::is_finished(rootfs) {
+            return Err(format!("{} is an image that others use: it can be copied, not taken", rootfs.display()));
+        }
+        self.add(vmid, rootfs, |rootfs, files| match fs::rename(rootfs, files) {
+            Err(error) if error.kind() == io::ErrorKind::CrossesDevices => {
+                copy(rootfs, files, "--reflink=auto").and_then(|()| remove(rootfs))
+            }
+            renamed => renamed.map_err(|error| at(rootfs, &error)),
+        })
+    }
+
+    /// A new guest whose disk `bring` puts in place: from the root file system to the directory of a layer.
+    fn add(
+        &self,
+        vmid: Vmid,
+        rootfs: &Path,
+        bring: impl FnOnce(&Path, &Path) -> Result<(), Failure>,
+    ) -> Result<(), Failure> {
         let rootfs = rootfs.canonicalize().map_err(|error| at(rootfs, &error))?;
         if !rootfs.join("etc").is_dir() {
             return Err(format!("{} is not a root file system: it has no /etc", rootfs.display()));
@@ -58,13 +86,7 @@ impl Disks {
         let id = new_id();
         let unfinished = self.layers().join(format!("{UNFINISHED}{id}"));
         private_directory(&unfinished)?;
-        let files = unfinished.join("fs");
-        let copied = if crate::image::is_finished(&rootfs) && copy(&rootfs, &files, "--link").is_ok() {
-            Ok(())
-        } else {
-            remove(&files).and_then(|()| copy(&rootfs, &files, "--reflink=auto"))
-        };
-        copied.inspect_err(|_| drop(remove(&unfinished)))?;
+        bring(&rootfs, &unfinished.join("fs")).inspect_err(|_| drop(remove(&unfinished)))?;
         let _lists = self.lock();
         fs::rename(&unfinished, self.layers().join(&id)).map_err(|error| at(&unfinished, &error))?;
         self.create(vmid, vec![self.new_layer()?, id])
@@ -261,6 +283,15 @@ mod tests {
         let refused = disks.import(100, &state.path().join("image")).unwrap_err();
         assert!(refused.contains("already holds"), "{refused}");
         assert!(disks.import(101, &state.path().join("image/etc")).unwrap_err().contains("not a root file system"));
+    }
+
+    #[test]
+    fn what_is_taken_is_gone_from_where_it_was() {
+        let Lab { disks, _state: state } = lab();
+        disks.take(101, &state.path().join("image")).unwrap();
+        assert!(!state.path().join("image").exists());
+        let lower = disks.layers().join(&disks.read(101).unwrap()[1]);
+        assert!(lower.join("fs/etc/motd").exists());
     }
 
     #[test]

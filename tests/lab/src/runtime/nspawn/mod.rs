@@ -27,7 +27,7 @@ mod tests;
 pub(crate) mod tool;
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -36,7 +36,7 @@ use self::disk::Disks;
 use self::mounted::{Holder, Mounted};
 use self::network::Network;
 use self::place::Place;
-use super::{Failure, GuestSpec, Interface, Vmid};
+use super::{Failure, GuestSpec, Interface, RootFs, Vmid};
 
 pub(crate) use self::exec::{exec, exec_netns};
 pub(crate) use self::teardown::{sweep, tear_down};
@@ -80,8 +80,12 @@ impl NspawnRuntime {
     }
 
     /// See [`super::Runtime::import`].
-    pub(crate) async fn import(&self, vmid: Vmid, rootfs: PathBuf) -> Result<(), Failure> {
-        self.run(move |lab| lab.disks.import(vmid, &rootfs)).await
+    pub(crate) async fn import(&self, vmid: Vmid, rootfs: RootFs) -> Result<(), Failure> {
+        self.run(move |lab| match rootfs {
+            RootFs::Copy(rootfs) => lab.disks.import(vmid, &rootfs),
+            RootFs::Take(rootfs) => lab.disks.take(vmid, &rootfs),
+        })
+        .await
     }
 
     /// See [`super::Runtime::clone_disk`].

@@ -57,7 +57,7 @@ async fn guests_boot_meet_and_are_found_again() {
     };
     let image = bench.image();
     took("image");
-    lab.import(100, image).await.unwrap();
+    lab.import(100, RootFs::Copy(image)).await.unwrap();
     took("import");
 
     // A template that was not sealed, cloned.
@@ -196,7 +196,7 @@ async fn guests_boot_meet_and_are_found_again() {
 async fn a_guest_that_will_not_go_is_reported_and_can_be_killed() {
     let Some(bench) = Bench::new() else { return };
     let lab = bench.open();
-    lab.import(100, bench.image()).await.unwrap();
+    lab.import(100, RootFs::Copy(bench.image())).await.unwrap();
     lab.start(&guest(100, Address::Manual)).await.unwrap();
     bench.settled(100);
     // Whoever is asked to power off starts this target.
@@ -216,7 +216,7 @@ async fn a_failed_start_says_why_and_leaves_nothing() {
     let broken = bench.directory.path().join("broken");
     fs::create_dir_all(broken.join("etc")).unwrap();
     fs::create_dir_all(broken.join("usr")).unwrap();
-    lab.import(100, broken).await.unwrap();
+    lab.import(100, RootFs::Copy(broken)).await.unwrap();
     let refused = lab.start(&fixed(100)).await.unwrap_err();
     assert!(refused.starts_with("startup for container '100' failed: "), "{refused}");
     assert_eq!(bench.traces(100), Vec::<String>::new());
