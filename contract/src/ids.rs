@@ -3,11 +3,16 @@
 //! Every type parses from its text form, prints the same text, and serialises as it. [`InvalidId`] says what was
 //! expected in words that a person can act on.
 
+mod addresses;
+mod numbers;
+
 use std::fmt;
-use std::net::Ipv4Addr;
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
+
+pub use addresses::{Ipv4Cidr, Mac};
+pub use numbers::{Generation, PveVersion, Vlan, Vmid, VmidRange};
 
 /// A text that is not what its type expects.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -42,6 +47,26 @@ fn decimal<T: FromStr>(text: &str) -> Option<T> {
     let canonical = text.bytes().all(|byte| byte.is_ascii_digit()) && (text == "0" || !text.starts_with('0'));
     canonical.then(|| text.parse().ok()).flatten()
 }
+
+/// Lets serde take and give a type as its text form.
+macro_rules! via_text {
+    ($name:ident) => {
+        impl TryFrom<String> for $name {
+            type Error = InvalidId;
+
+            fn try_from(text: String) -> Result<Self, InvalidId> {
+                text.parse()
+            }
+        }
+
+        impl From<$name> for String {
+            fn from(value: $name) -> Self {
+                value.to_string()
+            }
+        }
+    };
+}
+use via_text;
 
 /// Defines a string newtype with a checking constructor.
 macro_rules! text_id {
@@ -266,320 +291,6 @@ impl FileMode {
     /// The bits as a number.
     pub fn bits(&self) -> u32 {
         self.0.bytes().fold(0, |bits, digit| bits * 8 + u32::from(digit - b'0'))
-    }
-}
-
-/// A guest's number in Proxmox: 100 to 999999999 (pve-api 2.4).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(try_from = "u32", into = "u32")]
-pub struct Vmid(u32);
-
-impl Vmid {
-    /// The number.
-    pub fn get(self) -> u32 {
-        self.0
-    }
-}
-
-impl TryFrom<u32> for Vmid {
-    type Error = InvalidId;
-
-    fn try_from(number: u32) -> Result<Self, InvalidId> {
-        if (100..=999_999_999).contains(&number) {
-            Ok(Self(number))
-        } else {
-            Err(InvalidId::new("a VMID", &number.to_string(), "a number from 100 to 999999999"))
-        }
-    }
-}
-
-impl From<Vmid> for u32 {
-    fn from(vmid: Vmid) -> Self {
-        vmid.0
-    }
-}
-
-impl fmt::Display for Vmid {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.fmt(f)
-    }
-}
-
-impl FromStr for Vmid {
-    type Err = InvalidId;
-
-    fn from_str(text: &str) -> Result<Self, InvalidId> {
-        decimal::<u32>(text).ok_or_else(|| InvalidId::new("a VMID", text, "a number from 100 to 999999999"))?.try_into()
-    }
-}
-
-/// The numbers that a site may use, both ends included: `2000-2099`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
-pub struct VmidRange {
-    first: Vmid,
-    last: Vmid,
-}
-
-impl VmidRange {
-    /// Lowest number.
-    pub fn first(self) -> Vmid {
-        self.first
-    }
-
-    /// Highest number.
-    pub fn last(self) -> Vmid {
-        self.last
-    }
-
-    /// Whether `vmid` lies in the range.
-    pub fn contains(self, vmid: Vmid) -> bool {
-        (self.first..=self.last).contains(&vmid)
-    }
-
-    /// All numbers, ascending.
-    pub fn iter(self) -> impl Iterator<Item = Vmid> {
-        (self.first.0..=self.last.0).map(Vmid)
-    }
-}
-
-impl FromStr for VmidRange {
-    type Err = InvalidId;
-
-    fn from_str(text: &str) -> Result<Self, InvalidId> {
-        let wrong = || InvalidId::new("a VMID range", text, "two numbers from 100 on, the lower first, like 2000-2099");
-        let (first, last) = text.split_once('-').ok_or_else(wrong)?;
-        let first: Vmid = first.trim().parse().map_err(|_| wrong())?;
-        let last: Vmid = last.trim().parse().map_err(|_| wrong())?;
-        if first <= last { Ok(Self { first, last }) } else { Err(wrong()) }
-    }
-}
-
-impl TryFrom<String> for VmidRange {
-    type Error = InvalidId;
-
-    fn try_from(text: String) -> Result<Self, InvalidId> {
-        text.parse()
-    }
-}
-
-impl From<VmidRange> for String {
-    fn from(range: VmidRange) -> Self {
-        range.to_string()
-    }
-}
-
-impl fmt::Display for VmidRange {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}-{}", self.first, self.last)
-    }
-}
-
-/// A unicast MAC address. Printed in capitals, as Proxmox stores it; compared by value.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
-pub struct Mac([u8; 6]);
-
-impl Mac {
-    /// From six octets; an error for a multicast address.
-    pub fn new(octets: [u8; 6]) -> Result<Self, InvalidId> {
-        let mac = Self(octets);
-        if octets[0] & 1 == 0 {
-            Ok(mac)
-        } else {
-            Err(InvalidId::new("a MAC address", &mac.to_string(), "unicast: the second hex digit is even"))
-        }
-    }
-
-    /// The six octets.
-    pub fn octets(self) -> [u8; 6] {
-        self.0
-    }
-}
-
-impl FromStr for Mac {
-    type Err = InvalidId;
-
-    fn from_str(text: &str) -> Result<Self, InvalidId> {
-        let wrong = || InvalidId::new("a MAC address", text, "six colon-separated pairs of hex digits");
-        let mut octets = [0u8; 6];
-        let mut parts = text.split(':');
-        for octet in &mut octets {
-            let part = parts.next().filter(|part| part.len() == 2 && !part.starts_with('+')).ok_or_else(wrong)?;
-            *octet = u8::from_str_radix(part, 16).map_err(|_| wrong())?;
-        }
-        if parts.next().is_some() { Err(wrong()) } else { Self::new(octets) }
-    }
-}
-
-impl TryFrom<String> for Mac {
-    type Error = InvalidId;
-
-    fn try_from(text: String) -> Result<Self, InvalidId> {
-        text.parse()
-    }
-}
-
-impl From<Mac> for String {
-    fn from(mac: Mac) -> Self {
-        mac.to_string()
-    }
-}
-
-impl fmt::Display for Mac {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let [a, b, c, d, e, g] = self.0;
-        write!(f, "{a:02X}:{b:02X}:{c:02X}:{d:02X}:{e:02X}:{g:02X}")
-    }
-}
-
-/// A VLAN tag: 1 to 4094 (IEEE 802.1Q).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(try_from = "u16", into = "u16")]
-pub struct Vlan(u16);
-
-impl Vlan {
-    /// The number.
-    pub fn get(self) -> u16 {
-        self.0
-    }
-}
-
-impl TryFrom<u16> for Vlan {
-    type Error = InvalidId;
-
-    fn try_from(number: u16) -> Result<Self, InvalidId> {
-        if (1..=4094).contains(&number) {
-            Ok(Self(number))
-        } else {
-            Err(InvalidId::new("a VLAN tag", &number.to_string(), "a number from 1 to 4094"))
-        }
-    }
-}
-
-impl From<Vlan> for u16 {
-    fn from(vlan: Vlan) -> Self {
-        vlan.0
-    }
-}
-
-impl fmt::Display for Vlan {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.fmt(f)
-    }
-}
-
-/// An IPv4 address with its prefix length, as Proxmox takes it: 8 to 32 (pve-api 2.4).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
-pub struct Ipv4Cidr {
-    address: Ipv4Addr,
-    prefix: u8,
-}
-
-impl Ipv4Cidr {
-    /// The address without its prefix.
-    pub fn address(self) -> Ipv4Addr {
-        self.address
-    }
-
-    /// Number of network bits.
-    pub fn prefix(self) -> u8 {
-        self.prefix
-    }
-
-    /// Whether `other` lies in the same network.
-    pub fn contains(self, other: Ipv4Addr) -> bool {
-        let mask = u32::MAX << (32 - u32::from(self.prefix));
-        u32::from(self.address) & mask == u32::from(other) & mask
-    }
-}
-
-impl FromStr for Ipv4Cidr {
-    type Err = InvalidId;
-
-    fn from_str(text: &str) -> Result<Self, InvalidId> {
-        let wrong = || InvalidId::new("an address", text, "`dhcp`, or IPv4 with prefix length like 192.168.20.10/24");
-        let (address, prefix) = text.split_once('/').ok_or_else(wrong)?;
-        let address = address.parse().map_err(|_| wrong())?;
-        let prefix = decimal(prefix).filter(|prefix| (8..=32).contains(prefix)).ok_or_else(wrong)?;
-        Ok(Self { address, prefix })
-    }
-}
-
-impl TryFrom<String> for Ipv4Cidr {
-    type Error = InvalidId;
-
-    fn try_from(text: String) -> Result<Self, InvalidId> {
-        text.parse()
-    }
-}
-
-impl From<Ipv4Cidr> for String {
-    fn from(cidr: Ipv4Cidr) -> Self {
-        cidr.to_string()
-    }
-}
-
-impl fmt::Display for Ipv4Cidr {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/{}", self.address, self.prefix)
-    }
-}
-
-/// A Proxmox VE version by its first two numbers: `8.2`. Ordered.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
-pub struct PveVersion {
-    /// First number.
-    pub major: u16,
-    /// Second number.
-    pub minor: u16,
-}
-
-impl FromStr for PveVersion {
-    type Err = InvalidId;
-
-    fn from_str(text: &str) -> Result<Self, InvalidId> {
-        let wrong = || InvalidId::new("a Proxmox version", text, "two or three numbers like 8.2");
-        let mut parts = text.split('.').map(|part| decimal::<u16>(part).ok_or_else(wrong));
-        let major = parts.next().ok_or_else(wrong)??;
-        let minor = parts.next().ok_or_else(wrong)??;
-        match (parts.next().transpose()?, parts.next()) {
-            (_, None) => Ok(Self { major, minor }),
-            _ => Err(wrong()),
-        }
-    }
-}
-
-impl TryFrom<String> for PveVersion {
-    type Error = InvalidId;
-
-    fn try_from(text: String) -> Result<Self, InvalidId> {
-        text.parse()
-    }
-}
-
-impl From<PveVersion> for String {
-    fn from(version: PveVersion) -> Self {
-        version.to_string()
-    }
-}
-
-impl fmt::Display for PveVersion {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}.{}", self.major, self.minor)
-    }
-}
-
-/// Numbers the assignments of one instance, from 1; higher is newer.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
-#[serde(transparent)]
-pub struct Generation(pub u64);
-
-impl fmt::Display for Generation {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.fmt(f)
     }
 }
 
