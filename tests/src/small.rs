@@ -177,7 +177,11 @@ impl Small {
         macs.sort();
         macs.dedup();
         ensure!(macs.len() == instances.len(), "MAC addresses are shared: {macs:?}");
-        ensure!(self.sim.hostnames().len() == instances.len(), "agents: {:?}", self.sim.hostnames());
+        // A stand-in learns from its next look at the node that its guest is gone.
+        await_for("every guest that is gone has lost its agent", SETTLES, || {
+            Ok((self.sim.hostnames().len() == instances.len()).then_some(()))
+        })
+        .with_context(|| format!("agents: {:?}", self.sim.hostnames()))?;
         let pool = world.node("GET", "/api2/json/pools?poolid=ctrlable", None)?;
         let members = pool["data"][0]["members"].as_array().map(Vec::len).unwrap_or_default();
         ensure!(members == instances.len() + TEMPLATES.len(), "the pool holds something else: {pool:#}");
