@@ -24,9 +24,9 @@ const TEMPLATES: [(u32, &str, &str); 3] = [
 const SECRETS: [(&str, &str); 2] = [("mqtt-2026-06", "rain-kettle-41"), ("mqtt-2026-07", "north-paper-92")];
 
 /// Time for a guest from clone to healthy on a busy machine.
-const GUESTS: Duration = Duration::from_secs(180);
+const GUESTS: Duration = Duration::from_secs(300);
 /// Time for a small change to be seen.
-const SOON: Duration = Duration::from_secs(60);
+const SOON: Duration = Duration::from_secs(180);
 
 /// Says what is done and what it proves.
 pub trait Narrator {

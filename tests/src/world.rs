@@ -55,7 +55,7 @@ pub const RELEASE: &str = "2026.06";
 const NODE: &str = "10.77.0.1";
 
 /// Time for a program to come up on a busy machine.
-const COMES_UP: Duration = Duration::from_secs(60);
+const COMES_UP: Duration = Duration::from_secs(180);
 
 impl World {
     /// A fresh world; whatever an earlier one left in `dir` is taken down and removed.

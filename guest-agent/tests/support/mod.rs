@@ -8,7 +8,7 @@ pub mod orchestrator;
 use std::time::Duration;
 
 /// Longest wait for anything in these tests; reached only when something is wrong.
-pub const PATIENCE: Duration = Duration::from_secs(30);
+pub const PATIENCE: Duration = Duration::from_secs(120);
 
 /// Looks again and again until `look` finds something.
 pub async fn eventually<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {

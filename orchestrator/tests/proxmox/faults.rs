@@ -35,7 +35,7 @@ fn clone_request() -> CloneRequest {
 }
 
 fn soon() -> Instant {
-    Instant::now() + Duration::from_secs(30)
+    Instant::now() + Duration::from_secs(120)
 }
 
 fn check(error: &ProxmoxError, reason: &str) {

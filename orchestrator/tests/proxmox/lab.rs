@@ -119,7 +119,7 @@ fn request(vmid: u32) -> CloneRequest {
 }
 
 fn soon() -> Instant {
-    Instant::now() + Duration::from_secs(30)
+    Instant::now() + Duration::from_secs(120)
 }
 
 async fn find(client: &Client, vmid: u32) -> GuestRef {

@@ -13,7 +13,7 @@ use rustls::pki_types::{CertificateDer, ServerName, pem::PemObject};
 use serde_json::Value;
 
 /// How long an event may take on a busy machine.
-pub const PATIENCE: Duration = Duration::from_secs(30);
+pub const PATIENCE: Duration = Duration::from_secs(120);
 
 /// An answer as it came over the wire.
 #[derive(Debug, Clone)]
