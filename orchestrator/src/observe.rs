@@ -46,7 +46,7 @@ pub fn ledger(store: &Store, window: i64) -> Result<View, StoreError> {
                 vmid: record.vmid,
                 mac: record.mac,
                 generation: record.generation,
-                wiring: record.assignment.map(WiringDigest),
+                wiring: record.assignment.map(|content| WiringDigest { content, secrets: record.secrets }),
                 guest: if record.made_at.is_some() { Made::ByUs } else { Made::NotYet },
             },
         );

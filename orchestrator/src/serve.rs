@@ -17,6 +17,7 @@ use crate::config::Config;
 use crate::observe;
 use crate::plan;
 use crate::proxmox::Client;
+use crate::secrets::Identities;
 use crate::site::{self, Follower, Look};
 use crate::status::{self, InTheWay, Phase};
 use crate::store::{Event, EventKind, Store, StoreError, now};
@@ -65,6 +66,7 @@ async fn serve(config: Config) -> anyhow::Result<ExitCode> {
         interval: config.agents.interval,
         refused: Default::default(),
     });
+    let keys = Identities::of_site(&config.state)?;
     let client = Client::new(config.proxmox.clone())?;
     let follower = Arc::new(Follower::new(&config, store.clone())?);
     follower.restore()?;
@@ -87,7 +89,7 @@ async fn serve(config: Config) -> anyhow::Result<ExitCode> {
     tokio::spawn(people);
     tokio::spawn(follow(follower.clone(), fetch, wake.clone(), config.source.interval));
     let _ = sd_notify::notify(&[NotifyState::Ready, NotifyState::Status("looking at the fleet repository")]);
-    let turns = Loop { config, client, store, follower, executor, agents, wake, pulse };
+    let turns = Loop { config, keys, client, store, follower, executor, agents, wake, pulse };
     turns.run().await
 }
 
@@ -109,6 +111,7 @@ async fn follow(follower: Arc<Follower>, fetch: Arc<Notify>, wake: Wake, interva
 
 struct Loop {
     config: Config,
+    keys: Identities,
     client: Client,
     store: Store,
     follower: Arc<Follower>,
@@ -214,7 +217,7 @@ impl Loop {
         let Some(verified) = self.follower.current() else { return Ok(Passed::NoRevision) };
         self.close_windows()?;
         let wishes = {
-            let secrets = site::secrets(&self.config);
+            let secrets = site::secrets(&verified, &self.keys, &self.config);
             site::wishes(&verified, &self.agents.ca, &secrets)?
         };
         let window = i64::try_from(self.config.agents.window.as_secs()).unwrap_or(i64::MAX);

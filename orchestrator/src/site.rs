@@ -11,7 +11,7 @@ use crate::agents::SiteCa;
 use crate::cli::ACCEPTED_REWRITE;
 use crate::config::Config;
 use crate::plan::{Desired, WiringDigest, Wished};
-use crate::secrets::{Secrets, SecretsError};
+use crate::secrets::{Identities, Secrets};
 use crate::source::{Repository, Settings, SourceError, SshAccess};
 use crate::store::{Event, EventKind, Store, StoreError, Verdict};
 use crate::trust::{
@@ -234,21 +234,11 @@ pub struct Wishes {
     /// For `plan`.
     pub desired: Desired,
     /// Rendered assignments with their keyed digests.
-    pub assignments: BTreeMap<InstanceName, (String, Assignment)>,
+    pub assignments: BTreeMap<InstanceName, (WiringDigest, Assignment)>,
 }
 
-/// Renders every instance's assignment; one that cannot be rendered blocks its instance only, and a secrets file that
-/// cannot be read blocks those that need a secret.
-pub fn wishes(
-    site: &CheckedSite,
-    ca: &SiteCa,
-    secrets: &Result<Secrets, SecretsError>,
-) -> Result<Wishes, contract::ids::InvalidId> {
-    let none = Secrets::default();
-    let (secrets, trouble) = match secrets {
-        Ok(secrets) => (secrets, None),
-        Err(error) => (&none, Some(error)),
-    };
+/// Renders every instance's assignment; one that cannot be rendered blocks its instance only.
+pub fn wishes(site: &CheckedSite, ca: &SiteCa, secrets: &Secrets) -> Result<Wishes, contract::ids::InvalidId> {
     let mut assignments = BTreeMap::new();
     let desired = Desired::of(site, |instance| {
         let (document, release) = (site.site(), site.release());
@@ -261,25 +251,24 @@ pub fn wishes(
         };
         let inputs = wiring::Inputs { site: document, instance, wished, release: release.id(), template, secrets };
         match wiring::render(inputs) {
-            Ok(assignment) => {
-                // Serialising these types cannot fail: no maps with foreign keys.
-                let digest = ca.keyed_digest(&serde_json::to_vec(&assignment).unwrap_or_default());
-                let wished = Wished::Digest(WiringDigest(digest.clone()));
-                assignments.insert(instance.clone(), (digest, assignment));
-                wished
+            Ok(wiring::Rendered { assignment, secrets }) => {
+                let digest = WiringDigest {
+                    content: ca.keyed_digest(&contract::secret::to_json(&assignment)),
+                    secrets: secrets
+                        .into_iter()
+                        .map(|(name, secret)| (name.clone(), ca.secret_digest(name, secret)))
+                        .collect(),
+                };
+                assignments.insert(instance.clone(), (digest.clone(), assignment));
+                Wished::Digest(digest)
             }
-            Err(wiring::WiringError::SecretMissing(_)) if let Some(error) = trouble => Wished::Missing {
-                reason: error.reason(),
-                message: error.to_string(),
-                remedy: "it is read again by itself".into(),
-            },
             Err(error) => error.wished(),
         }
     })?;
     Ok(Wishes { desired, assignments })
 }
 
-/// Reads the secrets file of a configuration.
-pub fn secrets(config: &Config) -> Result<Secrets, SecretsError> {
-    Secrets::load(config.secrets.as_deref())
+/// Reads the secrets of a revision and of the local file.
+pub fn secrets(site: &CheckedSite, keys: &Identities, config: &Config) -> Secrets {
+    Secrets::gather(site.sealed(), keys, config.secrets.as_deref())
 }

@@ -8,15 +8,33 @@ use contract::secret::{Redacted, Secret};
 use contract::site::{InputValue, Instance, SecretRef, Site};
 use serde_json::Value;
 
+use std::collections::BTreeMap;
+
 use crate::plan::Wished;
-use crate::secrets::Secrets;
+use crate::secrets::{Secrets, SecretsError};
 
 /// Why an assignment cannot be rendered now. The instance waits; the others go on.
 #[derive(Debug, thiserror::Error)]
 pub enum WiringError {
-    /// A secret that the site names is not on this orchestrator.
-    #[error("secret `{0}` is not in the secrets file of this site")]
-    SecretMissing(SecretName),
+    /// A secret that the site names is nowhere.
+    #[error(
+        "secret `{name}` is neither in {} of the revision in force nor in the orchestrator's own secrets file",
+        crate::secrets::all_file(site)
+    )]
+    SecretMissing {
+        /// Which.
+        name: SecretName,
+        /// Whose.
+        site: contract::ids::SiteName,
+    },
+    /// A secret that the site names cannot be read.
+    #[error("secret `{name}`: {cause}")]
+    SecretUnreadable {
+        /// Which.
+        name: SecretName,
+        /// Why.
+        cause: SecretsError,
+    },
     /// The merge does not render, although its release passed: a mistake of ours.
     #[error("{0}")]
     Render(#[from] contract::reference::RenderError),
@@ -29,7 +47,8 @@ impl WiringError {
     /// Stable label.
     pub fn reason(&self) -> &'static str {
         match self {
-            Self::SecretMissing(_) => "secret-missing",
+            Self::SecretMissing { .. } => "secret-missing",
+            Self::SecretUnreadable { cause, .. } => cause.reason(),
             Self::Render(error) => error.reason(),
             Self::Hostname(_) => "hostname-too-long",
         }
@@ -38,11 +57,8 @@ impl WiringError {
     /// What `plan` is told.
     pub fn wished(&self) -> Wished {
         let remedy = match self {
-            Self::SecretMissing(name) => {
-                format!(
-                    "add `{name}: …` to the file that `secrets.file` in orchestrator.toml names; it is read again by itself"
-                )
-            }
+            Self::SecretMissing { name, .. } => format!("`ctrlable secrets set {name}` in a checkout, and merge"),
+            Self::SecretUnreadable { cause, .. } => cause.remedy().into(),
             Self::Render(_) | Self::Hostname(_) => "correct the release or the site".into(),
         };
         Wished::Missing { reason: self.reason(), message: self.to_string(), remedy }
@@ -66,12 +82,21 @@ pub struct Inputs<'a> {
     pub secrets: &'a Secrets,
 }
 
-/// Renders an assignment; its generation is 0 until the ledger gives it one.
-pub fn render(inputs: Inputs<'_>) -> Result<Assignment, WiringError> {
-    let Inputs { site, instance, wished, release, template, secrets } = inputs;
+/// An assignment, and the secrets that are in it.
+#[derive(Debug)]
+pub struct Rendered<'a> {
+    /// Its generation is 0 until the ledger gives it one.
+    pub assignment: Assignment,
+    /// By name.
+    pub secrets: BTreeMap<&'a SecretName, &'a Secret>,
+}
+
+/// Renders an assignment.
+pub fn render(inputs: Inputs<'_>) -> Result<Rendered<'_>, WiringError> {
+    let Inputs { site, instance, wished, release, template, .. } = inputs;
     let hostname = Hostname::of(&site.site, instance)?;
-    let values = Values { site, instance, hostname: &hostname, template, given: &wished.wiring, secrets };
-    values.check_secrets()?;
+    let secrets = needed(&inputs)?;
+    let values = Values { site, instance, hostname: &hostname, template, given: &wished.wiring, secrets: &secrets };
     let mut files = Vec::with_capacity(template.wiring.files.len());
     for file in &template.wiring.files {
         let merge = contract::reference::render(&file.merge, &|name| values.lookup(name))?;
@@ -83,7 +108,7 @@ pub fn render(inputs: Inputs<'_>) -> Result<Assignment, WiringError> {
             merge: Redacted::new(merge),
         });
     }
-    Ok(Assignment {
+    let assignment = Assignment {
         protocol: PROTOCOL,
         site: site.site.clone(),
         instance: instance.clone(),
@@ -95,7 +120,27 @@ pub fn render(inputs: Inputs<'_>) -> Result<Assignment, WiringError> {
         files,
         units: template.wiring.units.clone(),
         probes: template.probes.clone(),
-    })
+    };
+    Ok(Rendered { assignment, secrets })
+}
+
+/// Every secret that will be looked up, so that a lookup that finds nothing means "not given".
+fn needed<'a>(inputs: &Inputs<'a>) -> Result<BTreeMap<&'a SecretName, &'a Secret>, WiringError> {
+    let Inputs { site, wished, template, secrets, .. } = *inputs;
+    let shared = site.shared.mqtt.iter().filter_map(|mqtt| mqtt.password.as_ref());
+    let uses_mqtt = template.wiring.inputs.values().any(|input| input.kind == InputKind::Mqtt);
+    let given = wished.wiring.values().filter_map(|value| match value {
+        InputValue::Secret(reference) => Some(reference),
+        InputValue::Plain(_) => None,
+    });
+    let references = shared.filter(|_| uses_mqtt).chain(given);
+    references
+        .map(|SecretRef { secret: name }| match secrets.get(name) {
+            Ok(Some(secret)) => Ok((name, secret)),
+            Ok(None) => Err(WiringError::SecretMissing { name: name.clone(), site: site.site.clone() }),
+            Err(cause) => Err(WiringError::SecretUnreadable { name: name.clone(), cause: cause.clone() }),
+        })
+        .collect()
 }
 
 /// Looks references up.
@@ -104,29 +149,13 @@ struct Values<'a> {
     instance: &'a InstanceName,
     hostname: &'a Hostname,
     template: &'a Template,
-    given: &'a std::collections::BTreeMap<String, InputValue>,
-    secrets: &'a Secrets,
+    given: &'a BTreeMap<String, InputValue>,
+    secrets: &'a BTreeMap<&'a SecretName, &'a Secret>,
 }
 
 impl Values<'_> {
-    /// Every secret that will be looked up is there, so that a lookup that finds nothing means "not given".
-    fn check_secrets(&self) -> Result<(), WiringError> {
-        let shared = self.site.shared.mqtt.iter().filter_map(|mqtt| mqtt.password.as_ref());
-        let uses_mqtt = self.template.wiring.inputs.values().any(|input| input.kind == InputKind::Mqtt);
-        let given = self.given.values().filter_map(|value| match value {
-            InputValue::Secret(reference) => Some(reference),
-            InputValue::Plain(_) => None,
-        });
-        for SecretRef { secret } in shared.filter(|_| uses_mqtt).chain(given) {
-            if self.secrets.get(secret).is_none() {
-                return Err(WiringError::SecretMissing(secret.clone()));
-            }
-        }
-        Ok(())
-    }
-
     fn secret(&self, reference: &SecretRef) -> Option<Value> {
-        self.secrets.get(&reference.secret).map(Secret::expose).map(Value::from)
+        self.secrets.get(&reference.secret).map(|secret| secret.expose().into())
     }
 
     fn lookup(&self, name: &str) -> Option<Value> {

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use base64::Engine;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
-use contract::ids::{InstanceName, ReleaseId, Sha256Digest, SiteName};
+use contract::ids::{InstanceName, ReleaseId, SecretName, Sha256Digest, SiteName};
 use contract::secret::Secret;
 use hmac::{Hmac, Mac};
 use rcgen::{
@@ -126,6 +126,12 @@ impl SiteCa {
     /// A digest that tells nobody what it is of: secrets of low entropy stand behind some of them.
     pub fn keyed_digest(&self, content: &[u8]) -> String {
         hex::encode(keyed(&self.site_key, &[b"ctrlable digest 1\n", content]))
+    }
+
+    /// A digest of one secret, to tell that it changed.
+    pub fn secret_digest(&self, name: &SecretName, secret: &Secret) -> String {
+        let parts: [&[u8]; 4] = [b"ctrlable secret 1\n", name.as_str().as_bytes(), b"\n", secret.expose().as_bytes()];
+        hex::encode(keyed(&self.site_key, &parts))
     }
 
     /// Signs a guest's request. Only its public key is taken from it.

@@ -54,6 +54,11 @@ impl Book {
         self.pages.read().unwrap_or_else(|held| held.into_inner()).get(instance).cloned()
     }
 
+    /// Forgets the assignment of an instance that is no more.
+    pub fn forget(&self, instance: &InstanceName) {
+        self.pages.write().unwrap_or_else(|held| held.into_inner()).remove(instance);
+    }
+
     /// Sees every later [`Self::put`].
     fn watch(&self) -> watch::Receiver<u64> {
         self.changed.subscribe()

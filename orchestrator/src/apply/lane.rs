@@ -234,7 +234,8 @@ impl Executor {
                 let Some((digest, assignment)) = work.assignments.get(&part.instance) else {
                     return Err(StepError::Refused("its assignment could not be rendered".into()));
                 };
-                let generation = self.0.store.wire(&part.instance, digest, &work.plan.revision)?;
+                let generation =
+                    self.0.store.wire(&part.instance, &digest.content, &digest.secrets, &work.plan.revision)?;
                 crash_point("wire", "submitted");
                 let mut assignment = assignment.clone();
                 assignment.generation = generation;
@@ -290,6 +291,7 @@ impl Executor {
                 let upid = self.again(|| client.destroy(&guest, Leftovers::Keep)).await?;
                 self.finish(row, "destroy", upid, OTHER).await?;
                 self.0.store.release_instance(&part.instance)?;
+                self.0.book.forget(&part.instance);
                 Ok(())
             }
             Action::AwaitEnrolment | Action::AwaitHealthy => Ok(()),

@@ -17,7 +17,7 @@ use contract::site::Prune;
 use tokio::sync::{Mutex as AsyncMutex, Semaphore};
 
 use crate::agents::{Book, Wake};
-use crate::plan::{Action, InstancePlan, Plan};
+use crate::plan::{Action, InstancePlan, Plan, WiringDigest};
 use crate::proxmox::{Client, ProxmoxError};
 use crate::store::{Event, EventKind, InstanceRecord, Store, StoreError, now};
 
@@ -40,7 +40,7 @@ pub struct Work {
     /// Whether what it does not ask for may go.
     pub prune: Prune,
     /// Rendered assignments and their keyed digests, by instance.
-    pub assignments: BTreeMap<InstanceName, (String, Assignment)>,
+    pub assignments: BTreeMap<InstanceName, (WiringDigest, Assignment)>,
 }
 
 /// Executes plans.
@@ -212,7 +212,8 @@ impl Executor {
     /// Puts the assignments in force that the ledger already numbered: after a restart, memory is empty.
     fn publish(&self, work: &Work, records: &BTreeMap<InstanceName, InstanceRecord>) {
         for (name, (digest, assignment)) in &work.assignments {
-            if let Some(record) = records.get(name).filter(|record| record.assignment.as_ref() == Some(digest)) {
+            if let Some(record) = records.get(name).filter(|record| record.assignment.as_ref() == Some(&digest.content))
+            {
                 let mut assignment = assignment.clone();
                 assignment.generation = record.generation;
                 self.0.book.put(assignment);

@@ -11,6 +11,7 @@ use crate::agents::SiteCa;
 use crate::observe::{self, View};
 use crate::plan::{self, Desired, Palette, Wished};
 use crate::proxmox::Client;
+use crate::secrets::Identities;
 use crate::site::{self, Follower};
 use crate::source::Checkout;
 use crate::store::Store;
@@ -62,7 +63,8 @@ fn live(args: &Args) -> anyhow::Result<plan::Plan> {
     let follower = Follower::new(&config, store.clone())?;
     let verified = follower.preview()?;
     let ca = SiteCa::open(&config.state, &config.site)?;
-    let wishes = site::wishes(&verified, &ca, &site::secrets(&config))?;
+    let keys = Identities::of_site(&config.state)?;
+    let wishes = site::wishes(&verified, &ca, &site::secrets(&verified, &keys, &config))?;
     let client = Client::new(config.proxmox.clone())?;
     let window = i64::try_from(config.agents.window.as_secs()).unwrap_or(i64::MAX);
     let view = observe::ledger(&store, window)?;

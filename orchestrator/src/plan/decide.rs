@@ -253,14 +253,12 @@ impl<'a> Planner<'a> {
     /// A new generation, when what the guest should have is not what it was last given.
     fn wire(&self, name: &InstanceName, wish: &DesiredInstance, field: &str, part: &mut InstancePlan) {
         let known = self.ledger.reservations.get(name).and_then(|reservation| reservation.wiring.as_ref());
-        let observed = match &wish.wiring {
-            Wished::Digest(digest) if known != Some(digest) => match known {
-                None => "it has no assignment yet",
-                Some(_) => "the assignment's content changed",
-            },
-            Wished::Unknown if known.is_none() => "it has no assignment yet",
-            Wished::Digest(_) | Wished::Unknown | Wished::Missing { .. } => return,
+        let observed = match (&wish.wiring, known) {
+            (Wished::Digest(_) | Wished::Unknown, None) => Some("it has no assignment yet".to_owned()),
+            (Wished::Digest(digest), Some(known)) => digest.since(known),
+            (Wished::Unknown, Some(_)) | (Wished::Missing { .. }, _) => None,
         };
+        let Some(observed) = observed else { return };
         part.steps.push(Step { action: Action::Wire, because: self.cause(&format!("{field}.wiring"), observed) });
     }
 

@@ -2,23 +2,41 @@
 
 use std::collections::BTreeMap;
 
+use contract::document::Outline;
 use contract::ids::{
-    Hostname, InstanceName, InvalidId, NodeName, PoolId, PveVersion, ReleaseId, SiteName, StorageId, TemplateName,
-    VmidRange,
+    Hostname, InstanceName, InvalidId, NodeName, PoolId, PveVersion, ReleaseId, SecretName, SiteName, StorageId,
+    TemplateName, VmidRange,
 };
 use contract::ids::{Ipv4Cidr, Mac, Vlan, Vmid};
 use contract::manifest::{GuestKind, Manifest};
 use contract::site::{Address, Instance, Onboot, Protection, Prune, Site};
-use serde::{Deserialize, Serialize};
-
-use contract::document::Outline;
 
 use crate::trust::CheckedSite;
 
-/// Digest of an assignment's content without its generation, keyed with the site's own key where it holds secrets.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(transparent)]
-pub struct WiringDigest(pub String);
+/// Digests of an assignment, keyed with the site's own key, because it may hold secrets.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WiringDigest {
+    /// Of its content without its generation.
+    pub content: String,
+    /// Of each secret in it: tells that one changed, not what it is.
+    pub secrets: BTreeMap<SecretName, String>,
+}
+
+impl WiringDigest {
+    /// What changed since `before`, as a short clause; nothing when the content is the same.
+    pub(super) fn since(&self, before: &Self) -> Option<String> {
+        if self.content == before.content {
+            return None;
+        }
+        let changed = |name: &&SecretName| before.secrets.get(*name).is_some_and(|old| *old != self.secrets[*name]);
+        let names: Vec<&str> = self.secrets.keys().filter(changed).map(SecretName::as_str).collect();
+        Some(match names.as_slice() {
+            [] => "the assignment's content changed".to_owned(),
+            [name] => format!("secret {name} changed"),
+            several => format!("secrets {} changed", several.join(", ")),
+        })
+    }
+}
 
 /// A site's wishes.
 #[derive(Debug, Clone)]

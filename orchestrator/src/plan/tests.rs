@@ -76,9 +76,13 @@ fn site(instances: impl IntoIterator<Item = (&'static str, Instance)>) -> Site {
     }
 }
 
+fn digest(content: &str) -> WiringDigest {
+    WiringDigest { content: content.to_owned(), secrets: BTreeMap::new() }
+}
+
 fn desired_with(site: &Site, wiring: &str) -> Desired {
     let manifest = manifest();
-    Desired::from_parts(site, &manifest, "r1", None, |name| Wished::Digest(WiringDigest(format!("{wiring} {name}"))))
+    Desired::from_parts(site, &manifest, "r1", None, |name| Wished::Digest(digest(&format!("{wiring} {name}"))))
         .unwrap()
 }
 
@@ -242,12 +246,39 @@ fn a_running_guest_is_rewired_without_a_restart_and_the_others_are_left_alone() 
     assert!(plan(&before, &observed, &ledger).is_settled());
     let manifest = manifest();
     let after = Desired::from_parts(&site, &manifest, "r2", None, |name| {
-        Wished::Digest(WiringDigest(if name.as_str() == "sensor" { "w2".into() } else { format!("w1 {name}") }))
+        Wished::Digest(digest(&if name.as_str() == "sensor" { "w2".to_owned() } else { format!("w1 {name}") }))
     })
     .unwrap();
     let plan = plan(&after, &observed, &ledger);
     assert_eq!(words(&plan, "sensor"), ["wire", "await-healthy"]);
     assert!(words(&plan, "broker").is_empty());
+}
+
+#[test]
+fn a_wire_step_names_the_secrets_that_changed() {
+    let site = site([("sensor", instance("sensor"))]);
+    let (mut observed, mut ledger) = (node(), Ledger::default());
+    let wish = |content: &str, secrets: &[(&str, &str)]| {
+        let secrets = secrets.iter().map(|(name, digest)| (name.parse().unwrap(), (*digest).to_owned())).collect();
+        let digest = WiringDigest { content: content.into(), secrets };
+        Desired::from_parts(&site, &manifest(), "r2", None, |_| Wished::Digest(digest.clone())).unwrap()
+    };
+    let before = wish("w1", &[("mqtt", "1"), ("pin", "1")]);
+    apply(&plan(&before, &observed, &ledger), &before, &mut observed, &mut ledger);
+    for (after, said) in [
+        (wish("w2", &[("mqtt", "2"), ("pin", "1")]), "secret mqtt changed"),
+        (wish("w2", &[("mqtt", "2"), ("pin", "2")]), "secrets mqtt, pin changed"),
+        // Another secret under another name is another content, not a changed secret.
+        (wish("w2", &[("mqtt", "1"), ("other", "3")]), "the assignment's content changed"),
+    ] {
+        let plan = plan(&after, &observed, &ledger);
+        assert_eq!(words(&plan, "sensor"), ["wire", "await-healthy"]);
+        assert_eq!(plan.instances[0].steps[0].because.observed, said);
+    }
+    // A ledger from before secrets were told apart.
+    let known = ledger.reservations.values_mut().next().unwrap().wiring.as_mut().unwrap();
+    known.secrets.clear();
+    assert!(plan(&before, &observed, &ledger).is_settled());
 }
 
 #[test]
@@ -443,7 +474,7 @@ fn a_missing_secret_blocks_its_instance_only() {
         if name.as_str() == "sensor" {
             Wished::Missing { reason: "secret-missing", message: "m".into(), remedy: "r".into() }
         } else {
-            Wished::Digest(WiringDigest("w".into()))
+            Wished::Digest(digest("w"))
         }
     })
     .unwrap();

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use contract::ids::{Generation, Hostname, InstanceName, Mac, ReleaseId, TemplateName, Vmid};
+use contract::ids::{Generation, Hostname, InstanceName, Mac, ReleaseId, SecretName, TemplateName, Vmid};
 use rusqlite::{Row, params};
 use serde::Serialize;
 
@@ -27,6 +27,8 @@ pub struct InstanceRecord {
     pub generation: Generation,
     /// Keyed digest of that generation's content.
     pub assignment: Option<String>,
+    /// Keyed digests of the secrets in it.
+    pub secrets: BTreeMap<SecretName, String>,
     /// Since when a guest may enrol under its name; absent: it may not.
     pub window_opened_at: Option<i64>,
     /// What went wrong last, until something goes right.
@@ -65,7 +67,7 @@ pub struct Trouble {
 }
 
 const COLUMNS: &str = "name, vmid, mac, hostname, release, template, generation, assignment, window_opened_at,
-    trouble_reason, trouble_text, attempts, retry_at, made_at";
+    trouble_reason, trouble_text, attempts, retry_at, made_at, secrets";
 
 /// A row before its texts became types.
 struct Raw {
@@ -83,6 +85,7 @@ struct Raw {
     attempts: u32,
     retry_at: Option<i64>,
     made_at: Option<i64>,
+    secrets: Option<String>,
 }
 
 impl Raw {
@@ -102,6 +105,7 @@ impl Raw {
             attempts: row.get(11)?,
             retry_at: row.get(12)?,
             made_at: row.get(13)?,
+            secrets: row.get(14)?,
         })
     }
 
@@ -115,6 +119,11 @@ impl Raw {
         });
         let vmid =
             Vmid::try_from(self.vmid).map_err(|error| StoreError::Damaged { table: TABLE, what: error.to_string() })?;
+        let secrets = match &self.secrets {
+            Some(text) => serde_json::from_str(text)
+                .map_err(|error| StoreError::Damaged { table: TABLE, what: error.to_string() })?,
+            None => BTreeMap::new(),
+        };
         let record = InstanceRecord {
             vmid,
             mac: parse(TABLE, &self.mac)?,
@@ -124,6 +133,7 @@ impl Raw {
             made_at: self.made_at,
             generation: Generation(self.generation.unsigned_abs()),
             assignment: self.assignment,
+            secrets,
             window_opened_at: self.window_opened_at,
             trouble,
         };
@@ -221,13 +231,21 @@ impl Store {
     }
 
     /// Numbers a new generation with this digest, unless the newest already has it. Returns the newest.
-    pub fn wire(&self, name: &InstanceName, digest: &str, by: &str) -> Result<Generation> {
+    pub fn wire(
+        &self,
+        name: &InstanceName,
+        digest: &str,
+        secrets: &BTreeMap<SecretName, String>,
+        by: &str,
+    ) -> Result<Generation> {
+        // Serialising strings cannot fail.
+        let secrets = serde_json::to_string(secrets).unwrap_or_default();
         let generation: i64 = self.with("written", |db| {
             let transaction = db.transaction()?;
             transaction.execute(
-                "UPDATE instances SET generation = generation + 1, assignment = ?2, wired_by = ?3
+                "UPDATE instances SET generation = generation + 1, assignment = ?2, wired_by = ?3, secrets = ?4
                  WHERE name = ?1 AND assignment IS NOT ?2",
-                params![name.as_str(), digest, by],
+                params![name.as_str(), digest, by, secrets],
             )?;
             let generation =
                 transaction

@@ -7,7 +7,8 @@ use rusqlite::Connection;
 use super::{Result, StoreError};
 
 /// Each entry is applied once, in its own transaction, and never edited after a release.
-const STEPS: &[&str] = &["
+const STEPS: &[&str] = &[
+    "
     CREATE TABLE meta (
         name TEXT PRIMARY KEY,
         value TEXT NOT NULL
@@ -104,7 +105,12 @@ const STEPS: &[&str] = &["
         digest TEXT NOT NULL,
         seen_at INTEGER NOT NULL
     ) STRICT;
-"];
+",
+    "
+    -- Keyed digests of the secrets in the newest assignment, as a JSON object by name.
+    ALTER TABLE instances ADD COLUMN secrets TEXT;
+",
+];
 
 /// Takes the steps that this file has not had yet.
 pub(super) fn migrate(connection: &mut Connection, path: &Path) -> Result<()> {

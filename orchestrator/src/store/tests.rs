@@ -1,5 +1,7 @@
 #![allow(clippy::unwrap_used)]
 
+use std::collections::BTreeMap;
+
 use super::*;
 use contract::ids::InstanceName;
 
@@ -54,9 +56,11 @@ fn one_number_belongs_to_one_instance() {
 fn a_generation_grows_only_when_the_content_changes() {
     let (_dir, store) = store();
     let name = reserve(&store, "zigbee", 2000);
-    assert_eq!(store.wire(&name, "a", "r1").unwrap().0, 1);
-    assert_eq!(store.wire(&name, "a", "r2").unwrap().0, 1);
-    assert_eq!(store.wire(&name, "b", "r2").unwrap().0, 2);
+    let secrets = |digest: &str| BTreeMap::from([("mqtt".parse().unwrap(), digest.to_owned())]);
+    assert_eq!(store.wire(&name, "a", &secrets("1"), "r1").unwrap().0, 1);
+    assert_eq!(store.wire(&name, "a", &secrets("1"), "r2").unwrap().0, 1);
+    assert_eq!(store.wire(&name, "b", &secrets("2"), "r2").unwrap().0, 2);
+    assert_eq!(store.instance(&name).unwrap().unwrap().secrets, secrets("2"));
 }
 
 #[test]

@@ -12,6 +12,7 @@ use sha2::{Digest, Sha256};
 use super::TrustError;
 use super::keys::{KeySet, SignatureError};
 use super::signature::{KeyId, ReleaseComment, SIGNATURE_FILE_LIMIT};
+use crate::secrets::Sealed;
 use crate::source::{Repository, Snapshot, Tree};
 
 /// Bytes of a manifest or a site that are read at most. `contract::document` has closer limits for each; this one keeps
@@ -51,6 +52,7 @@ pub struct CheckedSite {
     revision: Option<Revision>,
     document: Document<Site>,
     release: CheckedRelease,
+    sealed: Sealed,
 }
 
 /// Who signed a release, and when.
@@ -111,6 +113,11 @@ impl CheckedSite {
     /// The release that the site names.
     pub fn release(&self) -> &CheckedRelease {
         &self.release
+    }
+
+    /// Its secrets, encrypted as they stand in the tree.
+    pub fn sealed(&self) -> &Sealed {
+        &self.sealed
     }
 
     /// Files and lines of all its fields.
@@ -309,7 +316,8 @@ fn fit_together(tree: &dyn Tree, document: Document<Site>, release: CheckedRelea
     if !refusals.is_empty() {
         return Err(TrustError::Documents(refusals));
     }
-    Ok(CheckedSite { revision: tree.revision().cloned(), document, release })
+    let sealed = Sealed::read(tree, &document.value.site);
+    Ok(CheckedSite { revision: tree.revision().cloned(), document, release, sealed })
 }
 
 fn digest(content: &[u8]) -> Sha256Digest {
