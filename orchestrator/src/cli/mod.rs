@@ -3,9 +3,11 @@
 //! Exit codes: 0 done, or nothing to do; 1 refused or failed; 2 a plan with something to do; 64 wrong usage.
 
 mod doctor;
+mod editor;
 mod look;
 mod plan;
 pub mod release;
+mod secrets;
 mod site;
 mod template;
 mod why;
@@ -91,6 +93,11 @@ enum Command {
     /// Example: ctrlable site lint
     #[command(subcommand)]
     Site(site::Command),
+    /// A site's secrets, encrypted in the fleet repository.
+    ///
+    /// Example: ctrlable secrets set mqtt --site acme-hq
+    #[command(subcommand)]
+    Secrets(secrets::Command),
     /// Make and mark templates by hand.
     ///
     /// Example: ctrlable template adopt 9000 --release 2026.06 --name zigbee2mqtt
@@ -135,6 +142,7 @@ pub fn main() -> ExitCode {
         Command::Why(args) => why::run(&args, format),
         Command::Release(args) => return release::run(args, format),
         Command::Site(command) => site::run(&command, format),
+        Command::Secrets(command) => secrets::run(&command, format),
         Command::Template(command) => template::run(&command, format),
         Command::Doctor(args) => doctor::run(&args, format),
         Command::AcceptRewrite(args) => look::accept(&args),

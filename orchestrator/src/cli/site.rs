@@ -8,6 +8,7 @@ use contract::refusal::Refusal;
 use serde_json::json;
 
 use super::Format;
+use crate::secrets::Finding;
 use crate::source::{Checkout, Tree};
 use crate::trust;
 
@@ -50,8 +51,19 @@ fn lint(fleet: &Path, sites: &[SiteName], format: Format) -> anyhow::Result<Exit
     let mut wrong = 0;
     for site in &sites {
         match trust::check(&checkout, site) {
-            Ok(_) if format == Format::Json => println!("{}", json!({ "site": site, "ok": true })),
-            Ok(_) => anstream::println!("sites/{site}/site.yaml: all is well"),
+            Ok(checked) => {
+                let findings = checked.sealed().lint(&checkout, site);
+                for finding in &findings {
+                    find(site, finding, format);
+                }
+                let ok = !findings.iter().any(|finding| matches!(finding, Finding::Wrong(_)));
+                wrong += usize::from(!ok);
+                if format == Format::Json {
+                    println!("{}", json!({ "site": site, "ok": ok }));
+                } else if ok {
+                    anstream::println!("sites/{site}/site.yaml: all is well");
+                }
+            }
             Err(error) => {
                 wrong += 1;
                 report(site, &error, format);
@@ -74,6 +86,17 @@ fn all(checkout: &Checkout) -> anyhow::Result<Vec<SiteName>> {
         }
     }
     Ok(sites)
+}
+
+fn find(site: &SiteName, finding: &Finding, format: Format) {
+    let (reason, remedy) = (finding.reason(), finding.remedy());
+    let level = if matches!(finding, Finding::Wrong(_)) { "error" } else { "warning" };
+    if format == Format::Json {
+        let message = finding.to_string();
+        println!("{}", json!({ "site": site, "level": level, "reason": reason, "message": message, "remedy": remedy }));
+    } else {
+        anstream::println!("{level}: {finding}. To do: {remedy} [{reason}]");
+    }
 }
 
 fn report(site: &SiteName, error: &trust::TrustError, format: Format) {

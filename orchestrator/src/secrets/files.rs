@@ -24,7 +24,7 @@ pub fn all_file(site: &SiteName) -> String {
 }
 
 /// `sites/<site>/secrets.d`.
-pub fn directory(site: &SiteName) -> String {
+fn directory(site: &SiteName) -> String {
     format!("sites/{site}/secrets.d")
 }
 
