@@ -5,6 +5,7 @@
 //! Errors never hold a value, because a value may be a secret.
 
 use serde_json::{Map, Value};
+use zeroize::Zeroize;
 
 /// References that every template has, whatever its inputs.
 pub const BUILTINS: &[&str] = &["site.name", "site.timezone", "instance.name", "instance.hostname"];
@@ -156,7 +157,11 @@ fn render_text(text: &str, at: &str, lookup: &dyn Fn(&str) -> Option<Value>) -> 
             Part::Text(text) => rendered.push_str(text),
             Part::Reference(name) => match lookup(name) {
                 None => return Ok(None),
-                Some(Value::String(value)) => rendered.push_str(&value),
+                Some(Value::String(mut value)) => {
+                    rendered.push_str(&value);
+                    // It may be a secret.
+                    value.zeroize();
+                }
                 Some(value @ (Value::Number(_) | Value::Bool(_))) => rendered.push_str(&value.to_string()),
                 Some(_) => return Err(RenderError::NotScalar { at: at.to_owned(), name: name.to_owned() }),
             },

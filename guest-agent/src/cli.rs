@@ -95,6 +95,13 @@ fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Arguments> {
     Ok(parsed)
 }
 
+/// Assignments are in memory: no core dump holds them, and no other process reads them there.
+fn leave_no_core() -> rustix::io::Result<()> {
+    use rustix::process::{DumpableBehavior, Resource, Rlimit, set_dumpable_behavior, setrlimit};
+    set_dumpable_behavior(DumpableBehavior::NotDumpable)?;
+    setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) })
+}
+
 /// Does what the command line says.
 pub(crate) fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     match parse(arguments).and_then(execute) {
@@ -115,7 +122,12 @@ fn execute(arguments: Arguments) -> Result<u8> {
     match verb {
         Verb::Help => print!("{HELP}"),
         Verb::Version => println!("ctrlable-agent {}", env!("CARGO_PKG_VERSION")),
-        Verb::Run => run::run(&root)?,
+        Verb::Run => {
+            if let Err(error) = leave_no_core() {
+                log::info(format_args!("this process could not be kept from leaving a core dump: {error}"));
+            }
+            run::run(&root)?;
+        }
         Verb::Seal => {
             let outcome = seal::seal(&Root::open(&root)?);
             return Ok(match outcome {

@@ -8,6 +8,7 @@ use std::path::Path;
 
 use rustix::fs::{AtFlags, CWD, FileType, Gid, Mode, OFlags, Stat, Uid};
 use rustix::io::Errno;
+use zeroize::Zeroizing;
 
 use crate::error::{Error, Reason, Result};
 
@@ -29,13 +30,19 @@ pub(crate) struct Attributes {
     pub owner: Owner,
 }
 
-/// A regular file that was read.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// A regular file that was read, or is to be written.
+#[derive(Clone, PartialEq, Eq)]
 pub(crate) struct FileContent {
-    /// All of it.
-    pub bytes: Vec<u8>,
+    /// All of it; it may hold secrets.
+    pub bytes: Zeroizing<Vec<u8>>,
     /// Bits and owner.
     pub attributes: Attributes,
+}
+
+impl std::fmt::Debug for FileContent {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} bytes, {:?}", self.bytes.len(), self.attributes)
+    }
 }
 
 /// What to do about a directory that is not there.
@@ -116,8 +123,8 @@ impl Root {
     /// Reads a text file; `None` when there is none.
     pub(crate) fn read_text(&self, path: &str, limit: u64) -> Result<Option<String>> {
         let Some(content) = self.read(path, limit)? else { return Ok(None) };
-        String::from_utf8(content.bytes)
-            .map(Some)
+        std::str::from_utf8(&content.bytes)
+            .map(|text| Some(text.to_owned()))
             .map_err(|_| Error::new(Reason::FileSyntax, format!("{path} is not UTF-8 text")))
     }
 
@@ -289,7 +296,9 @@ impl Dir {
         if kind_of(&stat) != FileType::RegularFile {
             return Err(not_regular(&path));
         }
-        let mut bytes = Vec::new();
+        // Room for all of it from the start: a buffer that grows leaves pieces behind that nobody wipes.
+        let size = u64::try_from(stat.st_size).unwrap_or(0).min(limit) + 1;
+        let mut bytes = Zeroizing::new(Vec::with_capacity(usize::try_from(size).unwrap_or(0)));
         File::from(fd).take(limit + 1).read_to_end(&mut bytes).map_err(|cause| file_error("read", &path, &cause))?;
         if bytes.len() as u64 > limit {
             return Err(Error::new(Reason::FileTooLarge, format!("{path} is larger than {limit} bytes")));

@@ -15,6 +15,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::{ClientConfig, RootCertStore};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use zeroize::Zeroizing;
 
 use super::credentials::Credentials;
 use crate::error::{Error, Reason, Result};
@@ -215,10 +216,12 @@ async fn refusal(response: Response) -> Failure {
     Failure { error, retry }
 }
 
-async fn read_bytes(mut response: Response) -> std::result::Result<Vec<u8>, Failure> {
+async fn read_bytes(mut response: Response) -> std::result::Result<Zeroizing<Vec<u8>>, Failure> {
     let invalid =
         |message: String| Failure { error: Error::new(Reason::AnswerInvalid, message), retry: Retry::BackOff };
-    let mut bytes = Vec::new();
+    // Room for all of it from the start: a buffer that grows leaves pieces behind that nobody wipes.
+    let size = response.content_length().and_then(|size| usize::try_from(size).ok()).unwrap_or(0);
+    let mut bytes = Zeroizing::new(Vec::with_capacity(size.min(ANSWER_LIMIT)));
     loop {
         match response.chunk().await {
             Ok(Some(chunk)) if bytes.len() + chunk.len() <= ANSWER_LIMIT => bytes.extend_from_slice(&chunk),
@@ -230,7 +233,7 @@ async fn read_bytes(mut response: Response) -> std::result::Result<Vec<u8>, Fail
 }
 
 async fn read_json<T: DeserializeOwned>(response: Response) -> std::result::Result<T, Failure> {
-    let bytes = zeroize::Zeroizing::new(read_bytes(response).await?);
+    let bytes = read_bytes(response).await?;
     serde_json::from_slice(&bytes).map_err(|cause| {
         // The text of serde's error may quote a value, and values may be secret.
         let message = format!("the answer is not what the protocol says, at column {}", cause.column());

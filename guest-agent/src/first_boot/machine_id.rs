@@ -22,7 +22,10 @@ pub(crate) fn digest(id: &str) -> Result<Sha256Digest> {
 /// The id in the file; `None` when there is none that counts (`uninitialized`, empty, malformed, all zeros).
 pub(crate) fn read(root: &Root) -> Result<Option<String>> {
     let Some(content) = root.read(layout::MACHINE_ID, layout::SMALL_FILE)? else { return Ok(None) };
-    Ok(String::from_utf8(content.bytes).ok().map(|text| text.trim_end_matches('\n').to_owned()).filter(|id| valid(id)))
+    Ok(std::str::from_utf8(&content.bytes)
+        .ok()
+        .map(|text| text.trim_end_matches('\n').to_owned())
+        .filter(|id| valid(id)))
 }
 
 fn valid(id: &str) -> bool {

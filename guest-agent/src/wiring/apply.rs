@@ -7,6 +7,7 @@ use contract::health::{UnitHealth, WiringOutcome};
 use contract::ids::{FileOwner, GuestPath, UnitName};
 use serde_json::Value;
 use tokio::time::{Instant, sleep};
+use zeroize::Zeroizing;
 
 use super::transaction::{Change, FILE_LIMIT, Progress, Recovered, Stage, Transaction};
 use crate::dbus::{Readiness, SystemBus};
@@ -151,7 +152,7 @@ fn prepare(root: &Root, files: &[AssignedFile]) -> Result<Vec<Change>> {
             }
         };
         let fresh = Attributes { mode: NEW_FILE_MODE, owner: root.owner() };
-        let current = current.unwrap_or(FileContent { bytes: Vec::new(), attributes: fresh });
+        let current = current.unwrap_or(FileContent { bytes: Zeroizing::default(), attributes: fresh });
         let mode = file.mode.as_ref().map_or(current.attributes.mode, |mode| mode.bits());
         if file.mode.is_some() && mode & HARMFUL_BITS != 0 {
             return Err(at(Error::new(Reason::BadMode, format!("mode {mode:04o} is not acceptable"))));
@@ -160,7 +161,7 @@ fn prepare(root: &Root, files: &[AssignedFile]) -> Result<Vec<Change>> {
             Some(name) => resolve(root, name).map_err(at)?,
             None => current.attributes.owner,
         };
-        let bytes = super::merge(file.format, &current.bytes, wanted).map_err(at)?;
+        let bytes = super::merge(file.format, &current.bytes, wanted).map(Zeroizing::new).map_err(at)?;
         if bytes.len() as u64 > FILE_LIMIT {
             return Err(at(Error::new(Reason::FileTooLarge, format!("would be larger than {FILE_LIMIT} bytes"))));
         }

@@ -261,7 +261,7 @@ mod tests {
             path: path.parse().unwrap(),
             before: root.read(path, FILE_LIMIT).unwrap(),
             after: FileContent {
-                bytes: text.as_bytes().to_vec(),
+                bytes: text.as_bytes().to_vec().into(),
                 attributes: Attributes { mode: 0o600, owner: root.owner() },
             },
         };

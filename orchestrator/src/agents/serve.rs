@@ -3,8 +3,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use axum::body::Bytes;
 use axum::extract::{DefaultBodyLimit, Query, State};
 use axum::http::StatusCode;
+use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Extension, Json, Router};
@@ -103,7 +105,11 @@ async fn assignment_for(
     };
     // At least a moment, so that `wait=0` still sees what is there already.
     match tokio::time::timeout(wait.max(Duration::from_millis(1)), newer).await {
-        Ok(found) => Json(&*found).into_response(),
+        Ok(found) => {
+            // Not `Json`: this text holds secrets, and is wiped once it is on its way.
+            let text = Bytes::from_owner(contract::secret::to_json(&*found));
+            ([(CONTENT_TYPE, "application/json")], text).into_response()
+        }
         Err(_) => StatusCode::NO_CONTENT.into_response(),
     }
 }

@@ -132,6 +132,9 @@ pub fn main() -> ExitCode {
             return if error.use_stderr() { ExitCode::from(USAGE) } else { ExitCode::SUCCESS };
         }
     };
+    if let Err(error) = leave_no_core() {
+        anstream::eprintln!("ctrlable: this process could not be kept from leaving a core dump: {error}");
+    }
     crate::tls::install_provider();
     let format = if cli.json { Format::Json } else { Format::Text };
     let result = match cli.command {
@@ -155,6 +158,13 @@ pub fn main() -> ExitCode {
         anstream::eprintln!("ctrlable: {}", chain(&error));
         ExitCode::FAILURE
     })
+}
+
+/// Keys and secrets are in memory: no core dump holds them, and no other process of this user reads them there.
+fn leave_no_core() -> rustix::io::Result<()> {
+    use rustix::process::{DumpableBehavior, Resource, Rlimit, set_dumpable_behavior, setrlimit};
+    set_dumpable_behavior(DumpableBehavior::NotDumpable)?;
+    setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) })
 }
 
 /// An error with its causes; a cause that its consequence quotes already is not said twice.
