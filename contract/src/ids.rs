@@ -288,6 +288,11 @@ impl Hostname {
 }
 
 impl FileMode {
+    /// For its owner alone: 0600.
+    pub fn private() -> Self {
+        Self("0600".to_owned())
+    }
+
     /// The bits as a number.
     pub fn bits(&self) -> u32 {
         self.0.bytes().fold(0, |bits, digit| bits * 8 + u32::from(digit - b'0'))

@@ -1,14 +1,15 @@
 //! Resolves a template's wiring for one instance: references in, values out. An agent never sees a template language.
 
+use std::cell::Cell;
+use std::collections::BTreeMap;
+
 use contract::PROTOCOL;
 use contract::assignment::{AssignedFile, Assignment};
-use contract::ids::{Generation, Hostname, InstanceName, ReleaseId, SecretName};
+use contract::ids::{FileMode, Generation, Hostname, InstanceName, ReleaseId, SecretName};
 use contract::manifest::{InputKind, Template};
 use contract::secret::{Redacted, Secret};
 use contract::site::{InputValue, Instance, SecretRef, Site};
 use serde_json::Value;
-
-use std::collections::BTreeMap;
 
 use crate::plan::Wished;
 use crate::secrets::{Secrets, SecretsError};
@@ -99,11 +100,17 @@ pub fn render(inputs: Inputs<'_>) -> Result<Rendered<'_>, WiringError> {
     let values = Values { site, instance, hostname: &hostname, template, given: &wished.wiring, secrets: &secrets };
     let mut files = Vec::with_capacity(template.wiring.files.len());
     for file in &template.wiring.files {
-        let merge = contract::reference::render(&file.merge, &|name| values.lookup(name))?;
+        let gets_secret = Cell::new(false);
+        let merge = contract::reference::render(&file.merge, &|name| {
+            gets_secret.set(gets_secret.get() || values.is_secret(name));
+            values.lookup(name)
+        })?;
+        // A file that held nothing secret before may be open to all: only a template that says so leaves it open.
+        let private = gets_secret.get().then(FileMode::private);
         files.push(AssignedFile {
             path: file.path.clone(),
             format: file.format,
-            mode: file.mode.clone(),
+            mode: file.mode.clone().or(private),
             owner: file.owner.clone(),
             merge: Redacted::new(merge),
         });
@@ -154,6 +161,16 @@ struct Values<'a> {
 }
 
 impl Values<'_> {
+    /// Whether a reference is to a secret.
+    fn is_secret(&self, name: &str) -> bool {
+        let input = name.split('.').next().unwrap_or(name);
+        match self.template.wiring.inputs.get(input) {
+            Some(known) if known.kind == InputKind::Mqtt => name.ends_with(".password"),
+            Some(_) => matches!(self.given.get(input), Some(InputValue::Secret(_))),
+            None => false,
+        }
+    }
+
     fn secret(&self, reference: &SecretRef) -> Option<Value> {
         self.secrets.get(&reference.secret).map(|secret| secret.expose().into())
     }
@@ -183,5 +200,65 @@ impl Values<'_> {
             Some(InputValue::Secret(reference)) => self.secret(reference),
             None => input.default.clone(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    const MANIFEST: &str = r#"release: "2026.06"
+proxmox_min_version: "8.2"
+templates:
+  sensor:
+    kind: lxc
+    builder: ctrlable/sensor
+    resources: { cpu: 1, ram: 128, disk: 2 }
+    unprivileged: true
+    wiring:
+      inputs:
+        mqtt: { type: mqtt, from: shared.mqtt, required: true }
+        pin: { type: secret }
+        topic: { type: string, default: "load" }
+      files:
+        - { path: /etc/a.env, format: env, merge: { PASSWORD: "${mqtt.password}" } }
+        - { path: /etc/b.env, format: env, merge: { PIN: "x${pin}" } }
+        - { path: /etc/c.env, format: env, merge: { USER: "${mqtt.username}", TOPIC: "${topic}" } }
+        - { path: /etc/d.env, format: env, mode: "0640", merge: { PASSWORD: "${mqtt.password}" } }
+"#;
+    const SITE: &str = r#"site: acme
+dealer: acme
+release: "2026.06"
+proxmox: { storage: local-lvm, bridge: vmbr0, pool: ctrlable, vmids: 2000-2099 }
+shared:
+  mqtt: { host: 192.0.2.1, username: ctrlable, password: { secret: mqtt } }
+instances:
+  attic: { template: sensor, network: { ip: dhcp }, wiring: { pin: { secret: pin } } }
+"#;
+
+    #[test]
+    fn a_file_with_a_secret_is_private_unless_its_template_says_otherwise() {
+        let manifest = contract::document::manifest("releases/2026.06.yaml", MANIFEST.as_bytes()).unwrap().value;
+        let site = contract::document::site("sites/acme/site.yaml", SITE.as_bytes()).unwrap().value;
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let gather = || Secrets::gather(&Default::default(), &crate::secrets::Identities::default(), Some(file.path()));
+        let name = "attic".parse().unwrap();
+        let render = |secrets: &Secrets| {
+            let (wished, template) = (&site.instances[&name], &manifest.templates[&"sensor".parse().unwrap()]);
+            let inputs = Inputs { site: &site, instance: &name, wished, release: &manifest.release, template, secrets };
+            render(inputs).map(|rendered| {
+                let modes = rendered.assignment.files.iter().map(|file| file.mode.clone().map(String::from));
+                let names: Vec<String> = rendered.secrets.keys().map(|name| name.to_string()).collect();
+                (modes.collect::<Vec<_>>(), names)
+            })
+        };
+        std::fs::write(file.path(), "mqtt: hunter2\n").unwrap();
+        assert_eq!(render(&gather()).unwrap_err().reason(), "secret-missing");
+        std::fs::write(file.path(), "mqtt: hunter2\npin: hunter3\n").unwrap();
+        let (modes, names) = render(&gather()).unwrap();
+        let private = Some("0600".to_owned());
+        assert_eq!(modes, [private.clone(), private, None, Some("0640".to_owned())]);
+        assert_eq!(names, ["mqtt", "pin"]);
     }
 }

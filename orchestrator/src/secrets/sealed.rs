@@ -30,6 +30,7 @@ const KEY_FILE: &str = "age.key";
 const IDENTITY_LIMIT: u64 = 16 << 10;
 
 /// Private keys that read age files. They are wiped when they are dropped.
+#[derive(Default)]
 pub struct Identities(Vec<x25519::Identity>);
 
 impl std::fmt::Debug for Identities {
