@@ -1,5 +1,7 @@
 //! End-to-end tests: real git, real signatures, the real programs; the lab is the hypervisor.
 
+/// Secrets that cannot be mistaken, and a search for them.
+pub mod canary;
 /// Runs programs and says what they said when they fail.
 pub mod run;
 /// Stand-ins for guest agents where guests are only records.

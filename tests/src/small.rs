@@ -105,11 +105,16 @@ impl Small {
 
     /// As [`Self::build`], with seconds between two looks at the remote, more configuration, and other instances.
     pub fn build_with(dir: &Path, interval: u32, tuning: Tuning<'_>, instances: &[(&str, &str)]) -> Result<Self> {
+        Self::build_from(dir, interval, tuning, MANIFEST, &site(instances))
+    }
+
+    /// As [`Self::build_with`], with another release and site of the same two templates.
+    pub fn build_from(dir: &Path, interval: u32, tuning: Tuning<'_>, manifest: &str, site: &str) -> Result<Self> {
         let mut world = World::fresh(dir, Runtime::None)?;
         world.make_fleet()?;
-        fs::write(world.manifest(), MANIFEST)?;
+        fs::write(world.manifest(), manifest)?;
         world.sign()?;
-        fs::write(world.site_file(), site(instances))?;
+        fs::write(world.site_file(), site)?;
         world.push("release 2026.06, and the site")?;
         world.start_lab()?;
         world.configure_with(&[("mqtt", "rain-kettle-41")], interval, tuning)?;

@@ -2,6 +2,7 @@
 //! orchestrator's configuration and process. Dropping it takes everything down.
 
 use std::fs;
+use std::io::Write;
 use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
@@ -320,6 +321,34 @@ file = "secrets.yaml"
         Ok(fs::rename(fresh, file)?)
     }
 
+    /// `ctrlable secrets` in the checkout, with this on standard input.
+    pub fn secrets(&self, arguments: &[&str], input: &str) -> Result<String> {
+        let mut child = command(program("ctrlable")?, ["secrets"])
+            .args(arguments)
+            .arg("--fleet")
+            .arg(self.checkout())
+            .args(["--site", SITE])
+            .env_clear()
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()?;
+        child.stdin.take().context("it has a standard input")?.write_all(input.as_bytes())?;
+        let output = child.wait_with_output()?;
+        let said = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+        if output.status.success() {
+            Ok(said)
+        } else {
+            bail!("secrets {arguments:?} ended with {}: {said}", output.status)
+        }
+    }
+
+    /// Puts the site's own key on the list of recipients in the checkout.
+    pub fn add_recipient(&self) -> Result<()> {
+        let key = run(&mut self.ctrlable(["secrets", "recipients"]))?;
+        self.secrets(&["recipients", "--add", key.trim(), "--comment", "the site"], "").map(drop)
+    }
+
     /// `orchestrator.toml`.
     pub fn config(&self) -> PathBuf {
         self.dir.join("site/orchestrator.toml")
@@ -392,6 +421,16 @@ file = "secrets.yaml"
             child.wait()?;
         }
         Ok(())
+    }
+
+    /// The processes of the node and of the orchestrator.
+    pub fn pids(&self) -> Vec<u32> {
+        self.lab.iter().chain(&self.orchestrator).map(Child::id).collect()
+    }
+
+    /// The orchestrator's process.
+    pub fn orchestrator_pid(&self) -> Result<u32> {
+        Ok(self.orchestrator.as_ref().context("the orchestrator was not started")?.id())
     }
 
     /// What the orchestrator logged last.
