@@ -65,7 +65,7 @@ impl<T: JsonSchema> JsonSchema for Given<T> {
     }
 }
 
-/// `{ secret: name }`: a secret of the site by its name. The secret itself stands in the orchestrator's secrets file.
+/// `{ secret: name }`: a secret of the site by its name. `ctrlable secrets` gives it a value.
 #[derive(Debug, serde::Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct SecretRef {
@@ -392,7 +392,7 @@ pub(super) struct WiredFile {
     /// How it is merged.
     #[schemars(extend("enum" = ["yaml", "json", "toml", "ini", "env", "conf"]))]
     pub(super) format: Given<String>,
-    /// Permission bits in quotes, such as `"0600"`. Absent: kept, or 0600 for a new file.
+    /// Permission bits in quotes, such as `"0600"`. Absent: kept, or 0600 for a new file or one with a secret.
     #[serde(default)]
     pub(super) mode: Given<String>,
     /// `user` or `user:group`. Absent: kept, or root for a new file.

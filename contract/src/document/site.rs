@@ -184,7 +184,7 @@ fn is_host(text: &str) -> bool {
 
 /// `{ secret: name }`. Nothing of a wrong value is quoted.
 fn secret(problems: &Problems<'_>, at: &Path<'_>, value: &Value) -> Checked<SecretRef> {
-    const REMEDY: &str = "write `{ secret: name }` and put the value under that name into the orchestrator's secrets file; \
+    const REMEDY: &str = "write `{ secret: name }` and give it a value with `ctrlable secrets set name`; \
                           what stood here is in git's history now: change it where it is used";
     match value {
         Value::Object(fields) => secret_fields(problems, at, fields),

@@ -180,10 +180,9 @@ pub(super) fn value_fits(kind: &InputKind, value: &Value) -> Result<(), Misfit> 
         (InputKind::Secret, _) => Err(Misfit {
             reason: Reason::PlainSecret,
             message: "a secret stands here in plain text",
-            remedy:
-                "write `{ secret: name }` and put the value under that name into the orchestrator's secrets file; what \
+            remedy: "write `{ secret: name }` and give it a value with `ctrlable secrets set name`; what \
                      stood here is in git's history now: change it where it is used"
-                    .to_owned(),
+                .to_owned(),
         }),
         (InputKind::Mqtt, _) => {
             misfit("this input is the site's MQTT service", "take it out, and define `shared.mqtt`")
