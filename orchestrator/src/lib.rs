@@ -31,6 +31,8 @@ pub mod wiring;
 
 /// The command line.
 pub mod cli;
+/// What listeners grant: places, time, bytes, requests.
+pub mod limits;
 /// `ctrlable serve`: the loop.
 pub mod serve;
 /// What an instance is in one word, and why.

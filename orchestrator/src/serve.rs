@@ -14,6 +14,7 @@ use tokio::sync::Notify;
 use crate::agents::{self, Agents, Book, SiteCa, Wake};
 use crate::apply::{Executor, NEVER_ENROLLED, Work};
 use crate::config::Config;
+use crate::limits::Limits;
 use crate::observe;
 use crate::plan;
 use crate::proxmox::Client;
@@ -71,14 +72,15 @@ async fn serve(config: Config) -> anyhow::Result<ExitCode> {
     let follower = Arc::new(Follower::new(&config, store.clone())?);
     follower.restore()?;
     let executor = Executor::new(client.clone(), store.clone(), book, wake.clone());
-    let (agents_address, guests) = agents::listen(agents.clone(), config.agents.listen, &config.agents.names()).await?;
+    let (agents_address, guests) =
+        agents::listen(agents.clone(), config.agents.listen, &config.agents.names(), Limits::AGENTS).await?;
     let web = Arc::new(Web {
         store: store.clone(),
         pulse: pulse.clone(),
         fetch: fetch.clone(),
         hook: config.source.webhook_secret.clone(),
     });
-    let (web_address, people) = web::listen(web, config.web.listen)
+    let (web_address, people) = web::listen(web, config.web.listen, Limits::PEOPLE)
         .await
         .map_err(|error| anyhow::anyhow!("people cannot be served on {}: {error}", config.web.listen))?;
     store.record(Event::new(

@@ -17,11 +17,10 @@ use sha2::Sha256;
 use tokio::net::TcpListener;
 use tokio::sync::Notify;
 
+use crate::limits::{self, Gate, Limits};
 use crate::status::{self, Phase};
 use crate::store::{Store, now};
 
-/// Largest webhook body: forges send the list of commits, never files.
-const HOOK_LIMIT: usize = 1 << 20;
 /// Seconds without a turn of the loop after which the process counts as stuck.
 const STUCK: i64 = 300;
 
@@ -71,7 +70,9 @@ pub fn router(web: Arc<Web>) -> Router {
         .route("/healthz", get(healthz))
         .route("/readyz", get(readyz))
         .route("/metrics", get(metrics))
-        .route("/hooks/git", post(git_hook).layer(DefaultBodyLimit::max(HOOK_LIMIT)))
+        .route("/hooks/git", post(git_hook))
+        // The listener's limits hold.
+        .layer(DefaultBodyLimit::disable())
         .with_state(web)
 }
 
@@ -79,14 +80,13 @@ pub fn router(web: Arc<Web>) -> Router {
 pub async fn listen(
     web: Arc<Web>,
     address: SocketAddr,
+    limits: Limits,
 ) -> std::io::Result<(SocketAddr, impl Future<Output = ()> + use<>)> {
     let listener = TcpListener::bind(address).await?;
     let bound = listener.local_addr()?;
-    let serving = async move {
-        if let Err(error) = axum::serve(listener, router(web)).await {
-            tracing::error!(%error, "the web listener ended");
-        }
-    };
+    let router = router(web);
+    let serving =
+        limits::accept(listener, Gate::new(limits), move |socket, _, place| place.serve(socket, router.clone()));
     Ok((bound, serving))
 }
 

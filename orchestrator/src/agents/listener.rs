@@ -6,26 +6,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Extension;
-use hyper::server::conn::http1;
-use hyper_util::rt::{TokioIo, TokioTimer};
-use hyper_util::service::TowerToHyperService;
 use rustls::server::WebPkiClientVerifier;
 use rustls::{RootCertStore, ServerConfig};
-use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
+use tokio::net::TcpListener;
 use tokio_rustls::TlsAcceptor;
 
 use super::{Agents, CaError, Peer, ca, serve};
+use crate::limits::{self, Gate, Limits, Place, Socket};
 
-/// Connections at once. Each guest holds one or two; a site has at most some hundreds.
-const CONNECTIONS: usize = 2048;
 /// A handshake takes a few round trips on a LAN; who needs longer is broken or hostile.
 const HANDSHAKE: Duration = Duration::from_secs(10);
-/// Headers come in one packet.
-const HEADERS: Duration = Duration::from_secs(10);
-
-/// Whole life of a connection without certificate: one enrolment takes a second. It cannot hold its place for longer.
-const STRANGER: Duration = Duration::from_secs(30);
 
 /// Why the listener does not stand.
 #[derive(Debug, thiserror::Error)]
@@ -62,32 +52,15 @@ pub async fn listen(
     agents: Arc<Agents>,
     address: SocketAddr,
     names: &[String],
+    limits: Limits,
 ) -> Result<(SocketAddr, impl Future<Output = ()> + use<>), ListenError> {
     let acceptor = TlsAcceptor::from(Arc::new(tls(&agents, names)?));
     let listener = TcpListener::bind(address).await.map_err(|source| ListenError::Bind { address, source })?;
     let bound = listener.local_addr().map_err(|source| ListenError::Bind { address, source })?;
     let router = serve::router(agents);
-    let places = Arc::new(Semaphore::new(CONNECTIONS));
-    let serving = async move {
-        loop {
-            // Waiting for a place before accepting leaves the rest in the kernel's queue.
-            let Ok(place) = places.clone().acquire_owned().await else { return };
-            match listener.accept().await {
-                Ok((stream, address)) => {
-                    let (acceptor, router) = (acceptor.clone(), router.clone());
-                    tokio::spawn(async move {
-                        connection(stream, address, acceptor, router).await;
-                        drop(place);
-                    });
-                }
-                Err(error) => {
-                    // Out of file descriptors, most likely: others must end first.
-                    tracing::warn!(%error, "a connection could not be accepted");
-                    tokio::time::sleep(Duration::from_millis(100)).await;
-                }
-            }
-        }
-    };
+    let serving = limits::accept(listener, Gate::new(limits), move |socket, address, place| {
+        connection(socket, address, place, acceptor.clone(), router.clone())
+    });
     Ok((bound, serving))
 }
 
@@ -114,33 +87,33 @@ fn tls(agents: &Agents, names: &[String]) -> Result<ServerConfig, ListenError> {
         .map_err(|error| wrong(&error))
 }
 
-async fn connection(stream: TcpStream, address: SocketAddr, acceptor: TlsAcceptor, router: axum::Router) {
-    // Answers are small and awaited; Nagle's algorithm would hold each back for some 40 ms.
-    if let Err(error) = stream.set_nodelay(true) {
-        tracing::debug!(%address, %error, "a connection ended early");
-    }
-    let stream = match tokio::time::timeout(HANDSHAKE, acceptor.accept(stream)).await {
-        Ok(Ok(stream)) => stream,
-        Ok(Err(error)) => {
+async fn connection(
+    socket: Socket,
+    address: SocketAddr,
+    mut place: Place,
+    acceptor: TlsAcceptor,
+    router: axum::Router,
+) {
+    let stream = match place.hold(tokio::time::timeout(HANDSHAKE, acceptor.accept(socket))).await {
+        Some(Ok(Ok(stream))) => stream,
+        Some(Ok(Err(error))) => {
             tracing::debug!(%address, %error, "a TLS handshake failed");
             return;
         }
-        Err(_) => {
-            tracing::debug!(%address, "a TLS handshake took too long");
+        Some(Err(_)) | None => {
+            tracing::debug!(%address, "a TLS handshake took too long, or lost its place");
             return;
         }
     };
     let certificate =
         stream.get_ref().1.peer_certificates().and_then(|chain| chain.first()).map(|leaf| ca::digest(leaf));
-    let stranger = certificate.is_none();
-    let service = TowerToHyperService::new(router.layer(Extension(Peer { address, certificate })));
-    let mut server = http1::Builder::new();
-    server.timer(TokioTimer::new()).header_read_timeout(HEADERS);
-    let serving = server.serve_connection(TokioIo::new(stream), service);
-    let ended = if stranger { tokio::time::timeout(STRANGER, serving).await } else { Ok(serving.await) };
-    match ended {
-        Ok(Ok(())) => {}
-        Ok(Err(error)) => tracing::debug!(%address, %error, "a connection ended early"),
-        Err(_) => tracing::debug!(%address, "a connection without certificate took too long"),
-    }
+    let place = match &certificate {
+        Some(certificate) => place.prove(certificate.clone()),
+        None => Some(place),
+    };
+    let Some(place) = place else {
+        tracing::debug!(%address, "a guest holds all the connections that it may");
+        return;
+    };
+    place.serve(stream, router.layer(Extension(Peer { address, certificate }))).await;
 }

@@ -19,16 +19,14 @@ use serde::Deserialize;
 use super::{Agents, Peer, enrol};
 use crate::store::{Event, EventKind, Healthiness, StoreError};
 
-/// Largest request: an enrolment or a health report with some 200 units is below 64 KiB.
-const BODY_LIMIT: usize = 64 * 1024;
-
 pub(super) fn router(agents: Arc<Agents>) -> Router {
     Router::new()
         .route(enrolment::PATH, post(enrol_guest))
         .route(assignment::PATH, get(assignment_for))
         .route(health::PATH, post(take_report))
         .fallback(|| async { refuse(StatusCode::NOT_FOUND, "no-such-path", "there is nothing here", None) })
-        .layer(DefaultBodyLimit::max(BODY_LIMIT))
+        // The listener's limits are narrower.
+        .layer(DefaultBodyLimit::disable())
         .with_state(agents)
 }
 
