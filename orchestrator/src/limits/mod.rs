@@ -5,8 +5,6 @@
 
 mod places;
 mod rate;
-#[cfg(test)]
-mod tests;
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -389,3 +387,6 @@ impl IntoResponse for TooMuch {
         response
     }
 }
+
+#[cfg(test)]
+mod tests;
