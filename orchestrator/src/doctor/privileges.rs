@@ -1,6 +1,6 @@
 //! Privileges that a site's token needs (pve-api 3.4), and the commands that grant them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use contract::ids::{NodeName, PoolId};
 
@@ -39,7 +39,7 @@ fn agent_privilege(major: u16) -> &'static str {
     if major >= 9 { "VM.GuestAgent.Audit" } else { "VM.Monitor" }
 }
 
-/// All that the pool's role may hold for this version.
+/// What the pool's role holds for this version.
 fn pool_role(major: u16, machines: Machines) -> Vec<&'static str> {
     let mut role = POOL.to_vec();
     if machines == Machines::Used {
@@ -65,6 +65,8 @@ pub struct Needs {
     /// By path.
     pub required: BTreeMap<String, Vec<&'static str>>,
     pool_role: Vec<&'static str>,
+    /// Paths of the pool's guests; none when they are not known.
+    members: Option<BTreeSet<String>>,
     bridge: String,
 }
 
@@ -78,6 +80,8 @@ impl Needs {
         for template in facts.templates.iter().flat_map(|templates| &templates.usable) {
             needs.required.insert(format!("/vms/{}", template.guest.vmid), TEMPLATE.to_vec());
         }
+        let members = facts.pool.as_ref().ok().map(|pool| &pool.guests);
+        needs.members = members.map(|guests| guests.iter().map(|row| format!("/vms/{}", row.guest.vmid)).collect());
         needs
     }
 
@@ -92,19 +96,21 @@ impl Needs {
             required.insert(format!("/storage/{backup}"), STORAGE.to_vec());
         }
         required.extend(nodes.iter().map(|node| (format!("/nodes/{node}"), NODE.to_vec())));
-        // What virtual machines need is never too much: the next release may bring one.
-        let pool_role = pool_role(major, Machines::Used);
-        Self { required, pool_role, bridge: format!("/sdn/zones/localnetwork/{}", expected.bridge) }
+        let bridge = format!("/sdn/zones/localnetwork/{}", expected.bridge);
+        Self { required, pool_role: pool_role(major, expected.machines), members: None, bridge }
     }
 
     /// Whether a privilege on a path is one that the site has a use for.
     pub fn allows(&self, path: &str, privilege: &str) -> bool {
         let listed = self.required.get(path).is_some_and(|needed| needed.contains(&privilege));
         // Guests of the pool show the pool's privileges as their own.
-        let of_pool = (path.starts_with("/pool/") && self.required.contains_key(path)) || path.starts_with("/vms/");
+        let of_pool = (path.starts_with("/pool/") && self.required.contains_key(path))
+            || self.members.as_ref().map_or(path.starts_with("/vms/"), |members| members.contains(path));
+        // Rules for a VLAN tag lie below the bridge's.
+        let of_bridge = path.strip_prefix(&self.bridge).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
         listed
             || (of_pool && self.pool_role.contains(&privilege))
-            || (path.starts_with(&self.bridge) && BRIDGE.contains(&privilege))
+            || (of_bridge && BRIDGE.contains(&privilege))
             || (path.starts_with("/nodes") && NODE.contains(&privilege))
     }
 }

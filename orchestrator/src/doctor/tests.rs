@@ -130,6 +130,18 @@ fn each_thing_that_can_be_wrong_is_named() {
             |facts| drop(facts.all.as_mut().unwrap().0.insert("/vms/105".to_owned(), ["VM.Console".to_owned()].into())),
             "superfluous: the token has more than it needs on /vms/105: VM.Console",
         ),
+        // A guest that is not the pool's, and another bridge whose name begins like ours.
+        (
+            |facts| drop(facts.all.as_mut().unwrap().0.insert("/vms/105".to_owned(), ["VM.Audit".to_owned()].into())),
+            "superfluous: the token has more than it needs on /vms/105: VM.Audit",
+        ),
+        (
+            |facts| {
+                let path = "/sdn/zones/localnetwork/vmbr01".to_owned();
+                facts.all.as_mut().unwrap().0.insert(path, ["SDN.Use".to_owned()].into());
+            },
+            "superfluous: the token has more than it needs on /sdn/zones/localnetwork/vmbr01: SDN.Use",
+        ),
         (
             |facts| {
                 let templates = facts.templates.as_mut().unwrap();
@@ -196,4 +208,14 @@ fn the_commands_fit_the_version() {
     }
     let containers = print_role(&Expectation { machines: Machines::Unused, ..expected() }, 9, "a@pve", "b");
     assert!(!containers.contains("VM.GuestAgent") && !containers.contains("VM.Config.CDROM"));
+}
+
+#[test]
+fn what_only_virtual_machines_need_is_too_much_without_any() {
+    let expected = Expectation { machines: Machines::Unused, ..expected() };
+    let findings = examine(&expected, &Facts::Reached(Box::new(good("9.2"))));
+    let bad: Vec<_> = findings.iter().filter(|finding| finding.level != Level::Ok).collect();
+    let text = "the token has more than it needs on /pool/acme: VM.Config.CDROM, VM.Config.Cloudinit, \
+                VM.Config.HWType, VM.GuestAgent.Audit";
+    assert_eq!((bad.len(), &*bad[0].text), (1, text));
 }

@@ -4,4 +4,5 @@
 mod captures;
 mod faults;
 mod lab;
+mod roles;
 mod server;
