@@ -103,7 +103,7 @@ fn leave_no_core() -> rustix::io::Result<()> {
 }
 
 /// Does what the command line says.
-pub(crate) fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
+pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     match parse(arguments).and_then(execute) {
         Ok(code) => ExitCode::from(code),
         Err(error) => {

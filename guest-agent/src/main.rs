@@ -1,44 +1,5 @@
-//! `ctrlable-agent`: runs in every guest. It makes a clone a guest of its own, enrols it, wires it, reports its health.
+//! `ctrlable-agent`: see `ctrlable-agent --help`, or `guest-agent/src/lib.rs` for the table of contents.
 
-use std::process::ExitCode;
-
-/// The command line.
-mod cli;
-
-/// What can go wrong, with labels and remedies.
-mod error;
-/// Files, read without following links and written durably.
-mod files;
-/// Where things lie in a guest.
-mod layout;
-/// Lines for systemd's journal.
-mod log;
-/// What systemd is told.
-mod notify;
-
-/// What the template knows about its orchestrator.
-mod bootstrap;
-/// The system bus.
-mod dbus;
-/// Requests to the orchestrator.
-mod enrol;
-/// An identity for a clone.
-mod first_boot;
-/// What is reported.
-mod health;
-/// What must hold besides units.
-mod probes;
-/// The service.
-mod run;
-/// The last step of a template build.
-mod seal;
-/// What the agent remembers.
-mod state;
-/// What is shown.
-mod status;
-/// Values of an assignment, put into files.
-mod wiring;
-
-fn main() -> ExitCode {
-    cli::main(std::env::args_os().skip(1))
+fn main() -> std::process::ExitCode {
+    guest_agent::main(std::env::args_os().skip(1))
 }
