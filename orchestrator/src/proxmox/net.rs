@@ -96,6 +96,10 @@ impl Net {
         if device.is_empty() {
             return Err(wrong("name or model is empty".to_owned()));
         }
+        let another = options.keys().find(|key| **key != mac_key && MODELS.contains(&key.as_str()));
+        if let (GuestKind::Vm, Some(another)) = (kind, another) {
+            return Err(wrong(format!("both `{device}` and `{another}` are models")));
+        }
         let mac = options.remove(&mac_key).filter(|mac| !mac.is_empty());
         let mac = mac.map(|mac| mac.parse::<Mac>()).transpose().map_err(|error| wrong(error.to_string()))?;
         Ok(Self { kind, device, mac, options })
@@ -254,6 +258,11 @@ impl fmt::Display for Net {
                 write!(f, "name={}", self.device)?;
                 options.extend(mac.map(|mac| ("hwaddr", mac.to_string())));
             }
+            // The short form is for models that are known.
+            (GuestKind::Vm, mac) if !MODELS.contains(&self.device.as_str()) => {
+                write!(f, "model={}", self.device)?;
+                options.extend(mac.map(|mac| ("macaddr", mac.to_string())));
+            }
             (GuestKind::Vm, Some(mac)) => write!(f, "{}={mac}", self.device)?,
             (GuestKind::Vm, None) => f.write_str(&self.device)?,
         }
@@ -322,6 +331,9 @@ mod tests {
         assert_eq!(short, long);
         assert_eq!(short.to_string(), "virtio=BC:24:11:F3:57:F3,bridge=vmbr0");
         assert_eq!(Net::parse(GuestKind::Vm, "e1000,bridge=vmbr0").unwrap().mac(), None);
+        // A model that came after this program keeps the form in which it can be read again.
+        let later = "model=newnic,bridge=vmbr0,macaddr=BC:24:11:F3:57:F3";
+        assert_eq!(Net::parse(GuestKind::Vm, later).unwrap().to_string(), later);
     }
 
     #[test]
@@ -329,7 +341,7 @@ mod tests {
         for text in ["", "bridge=vmbr0", "name=eth0,name=eth1", "name=eth0,hwaddr=zz", "name=eth0,,ip=dhcp"] {
             assert!(Net::parse(GuestKind::Lxc, text).is_err(), "{text}");
         }
-        for text in ["", "bridge=vmbr0", "virtio=nonsense"] {
+        for text in ["", "bridge=vmbr0", "virtio=nonsense", "model=virtio,e1000", "virtio=BC:24:11:F3:57:F3,e1000"] {
             assert!(Net::parse(GuestKind::Vm, text).is_err(), "{text}");
         }
     }
