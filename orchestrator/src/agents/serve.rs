@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use axum::body::Bytes;
 use axum::extract::{DefaultBodyLimit, Query, State};
-use axum::http::StatusCode;
-use axum::http::header::CONTENT_TYPE;
+use axum::http::{StatusCode, header};
+use axum::middleware;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Extension, Json, Router};
@@ -25,6 +25,7 @@ pub(super) fn router(agents: Arc<Agents>) -> Router {
         .route(assignment::PATH, get(assignment_for))
         .route(health::PATH, post(take_report))
         .fallback(|| async { refuse(StatusCode::NOT_FOUND, "no-such-path", "there is nothing here", None) })
+        .layer(middleware::map_response(in_our_words))
         // The listener's limits are narrower.
         .layer(DefaultBodyLimit::disable())
         .with_state(agents)
@@ -32,6 +33,15 @@ pub(super) fn router(agents: Arc<Agents>) -> Router {
 
 fn refuse(status: StatusCode, reason: &str, message: impl Into<String>, retry_after: Option<u32>) -> Response {
     (status, Json(Problem { reason: reason.into(), message: message.into(), retry_after })).into_response()
+}
+
+/// What the framework refuses by itself quotes what it read, and is no problem that an agent could read.
+async fn in_our_words(response: Response) -> Response {
+    let ours = response.headers().get(header::CONTENT_TYPE).is_some_and(|kind| kind == "application/json");
+    if response.status().is_client_error() && !ours {
+        return refuse(StatusCode::BAD_REQUEST, "request-malformed", "this is no request that this path takes", None);
+    }
+    response
 }
 
 fn store_trouble(error: &StoreError) -> Response {
@@ -106,7 +116,7 @@ async fn assignment_for(
         Ok(found) => {
             // Not `Json`: this text holds secrets, and is wiped once it is on its way.
             let text = Bytes::from_owner(contract::secret::to_json(&*found));
-            ([(CONTENT_TYPE, "application/json")], text).into_response()
+            ([(header::CONTENT_TYPE, "application/json")], text).into_response()
         }
         Err(_) => StatusCode::NO_CONTENT.into_response(),
     }

@@ -343,6 +343,26 @@ async fn a_greedy_guest_starves_nobody_else() {
 }
 
 #[tokio::test]
+async fn what_is_no_request_is_refused_in_our_words() {
+    let site = Site::new(patient()).await;
+    let mut stranger = site.connect(&site.stranger(), 1).await;
+    let json = "content-type: application/json\r\n";
+    for (method, path, more, body) in [
+        ("POST", "/v1/enrol", json, r#"{"claim": 5, "hunter2": 1}"#),
+        ("POST", "/v1/enrol", json, "hunter2"),
+        ("POST", "/v1/enrol", "", "{}"),
+        ("GET", "/v1/assignment?after=hunter2", "", ""),
+        ("DELETE", "/v1/health", "", ""),
+    ] {
+        let length = body.len();
+        let request = format!("{method} {path} HTTP/1.1\r\nhost: a\r\n{more}content-length: {length}\r\n\r\n{body}");
+        let (status, answer) = ask(&mut stranger, &request).await;
+        assert!(status == 400 && !answer.contains("hunter2"), "{status} {answer}");
+        assert_eq!(label(&answer), "request-malformed", "{method} {path}");
+    }
+}
+
+#[tokio::test]
 async fn the_listener_for_people_keeps_its_limits() {
     let dir = tempfile::tempdir().unwrap();
     let hook = Some(contract::secret::Secret::new("topsecret"));
