@@ -16,7 +16,7 @@ const FILE_LIMIT: u64 = 1 << 20;
 
 /// Host keys that a person has accepted.
 #[derive(Debug)]
-pub(super) struct KnownHosts {
+pub struct KnownHosts {
     entries: Vec<Entry>,
 }
 
@@ -36,7 +36,7 @@ enum Standing {
 
 /// What the list says about a key.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Verdict {
+pub enum Verdict {
     /// It is this host's.
     Known,
     /// The host has no key of this kind; perhaps some of others.
@@ -64,8 +64,8 @@ impl KnownHosts {
         Self::parse(&text).map_err(|line| refused(format!("line {line} is not a host key")))
     }
 
-    /// The number of the first line that is not understood is the error.
-    fn parse(text: &str) -> Result<Self, usize> {
+    /// Reads the text of a list. The number of the first line that is not understood is the error.
+    pub fn parse(text: &str) -> Result<Self, usize> {
         let mut entries = Vec::new();
         for (number, line) in (1..).zip(text.lines().map(str::trim)) {
             if line.is_empty() || line.starts_with('#') {
@@ -90,7 +90,7 @@ impl KnownHosts {
     }
 
     /// What the list says about `key` of `kind` shown by `host`.
-    pub(super) fn judge(&self, host: &str, port: u16, kind: &str, key: &[u8]) -> Verdict {
+    pub fn judge(&self, host: &str, port: u16, kind: &str, key: &[u8]) -> Verdict {
         let name = listed_name(host, port);
         let ours: Vec<&Entry> = self.entries.iter().filter(|entry| applies(&entry.hosts, &name)).collect();
         if ours.iter().any(|entry| entry.standing == Standing::Revoked && entry.key == key) {

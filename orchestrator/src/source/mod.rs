@@ -18,6 +18,7 @@ mod snapshot;
 
 pub use checkout::Checkout;
 pub use error::{ShownKey, SourceError};
+pub use known_hosts::{KnownHosts, Verdict};
 pub use remote::Remote;
 pub use repository::{Fetched, Limits, Repository, Settings, SshAccess};
 pub use snapshot::Snapshot;

@@ -1,0 +1,38 @@
+//! What proves a document.
+
+use std::str::FromStr;
+
+use orchestrator::trust::{KeySet, ReleaseComment, SignatureFile, VerifyingKey};
+
+/// The key behind the seed `good` of `minisign-signature`. Its secret half was thrown away.
+const KEY: &str = include_str!("../corpus/minisign-key/good");
+/// What that seed signs.
+const SIGNED: &[u8] = b"release: \"2026.06\"\n";
+
+pub(crate) fn key(data: &[u8]) {
+    let Ok(text) = std::str::from_utf8(data) else { return };
+    if let Ok(key) = VerifyingKey::from_str(text) {
+        assert_eq!(key.id().to_string().len(), 16);
+    }
+    let lines: Vec<String> = text.lines().map(str::to_owned).collect();
+    match KeySet::parse(&lines) {
+        Ok(keys) => assert_eq!(keys.ids().count(), lines.len()),
+        Err(error) => assert!(!error.reason().is_empty()),
+    }
+}
+
+pub(crate) fn signature(data: &[u8]) {
+    let keys = KeySet::parse(&[KEY.trim().to_owned()]).unwrap();
+    // Whoever has the key could sign anything, and nobody has it.
+    assert!(keys.verify(b"release: \"2026.07\"\n", data).is_err(), "a signature holds for what was never signed");
+    if let Ok(signed) = keys.verify(SIGNED, data) {
+        let comment = signed.trusted_comment.parse::<ReleaseComment>().expect("a comment that was never signed");
+        assert_eq!(comment.to_string(), signed.trusted_comment);
+    }
+    if let Ok(file) = SignatureFile::parse(data) {
+        assert_eq!(file.key().to_string().len(), 16);
+    }
+    if let Ok(comment) = String::from_utf8_lossy(data).parse::<ReleaseComment>() {
+        assert_eq!(comment.to_string().parse::<ReleaseComment>(), Ok(comment));
+    }
+}
