@@ -214,7 +214,8 @@ async fn one_address_connects_so_often_and_no_oftener() {
 
 #[tokio::test]
 async fn a_strangers_life_is_short_however_busy_it_is() {
-    let address = plain(Limits { stranger: SHORT, ..patient() }, echo()).await;
+    let requests = Rate { burst: 1, every: Duration::ZERO };
+    let address = plain(Limits { stranger: SHORT, requests, ..patient() }, echo()).await;
     let mut busy = from(1, address).await;
     within("the end of a stranger", async {
         let mut some = [0; 4096];
