@@ -43,11 +43,23 @@ fn systemd() -> u32 {
 }
 
 const UNITS: [&str; 2] = ["ctrlable.service", "ctrlable-agent.service"];
+/// What a guest adds to its unit where systemd can mount.
+const NESTING: &str = "nesting/ctrlable-agent.conf";
+
+/// The agent's unit with its drop-in, in a directory of their own.
+fn nested(dir: &Path) -> PathBuf {
+    let dropins = dir.join("ctrlable-agent.service.d");
+    std::fs::create_dir(&dropins).unwrap();
+    std::fs::copy(unit(NESTING), dropins.join("nesting.conf")).unwrap();
+    std::fs::copy(unit(UNITS[1]), dir.join(UNITS[1])).unwrap();
+    dir.join(UNITS[1])
+}
 
 #[test]
 fn units_are_no_more_exposed_than_the_guide_says() {
-    for name in UNITS {
-        let found = exposure(&unit(name));
+    let dir = tempfile::tempdir().unwrap();
+    for (name, unit) in UNITS.map(|name| (name, unit(name))).into_iter().chain([(NESTING, nested(dir.path()))]) {
+        let found = exposure(&unit);
         // Later versions judge more, and give other figures for the same unit.
         if systemd() == 252 {
             assert_eq!(found, documented(name), "{name}");
@@ -71,9 +83,13 @@ fn what_is_taken_away_from_a_unit_shows() {
 
 #[test]
 fn each_exception_is_explained_in_its_unit() {
-    for name in UNITS {
-        let text = std::fs::read_to_string(unit(name)).unwrap();
-        let out = analyze(&unit(name), &["--json=short"]);
+    let dir = tempfile::tempdir().unwrap();
+    for (name, unit) in UNITS.map(|name| (name, unit(name))).into_iter().chain([(NESTING, nested(dir.path()))]) {
+        let mut text = std::fs::read_to_string(&unit).unwrap();
+        if name == NESTING {
+            text += &std::fs::read_to_string(self::unit(name)).unwrap();
+        }
+        let out = analyze(&unit, &["--json=short"]);
         let items: Vec<Value> = serde_json::from_slice(&out.stdout).unwrap();
         assert!(items.len() > 70, "{} items", items.len());
         let mut open = 0;

@@ -208,6 +208,8 @@ fn make_templates(world: &World, narrator: &mut dyn Narrator) -> Result<Sealed> 
         install(&agent()?, "usr/local/bin/ctrlable-agent", 0o755)?;
         let units = Path::new(env!("CARGO_MANIFEST_DIR")).join("../systemd");
         install(&units.join("ctrlable-agent.service"), "etc/systemd/system/ctrlable-agent.service", 0o644)?;
+        let dropin = "etc/systemd/system/ctrlable-agent.service.d/nesting.conf";
+        install(&units.join("nesting/ctrlable-agent.conf"), dropin, 0o644)?;
         run(command("systemctl", ["enable", "ctrlable-agent.service", "--root"]).arg(&root))?;
         let scratch = world.dir.join("site/bootstrap.json");
         let mut bootstrap = world.ctrlable(["template", "bootstrap", "--release", RELEASE, "--name", name, "--out"]);
