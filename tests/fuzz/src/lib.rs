@@ -11,8 +11,11 @@ mod signatures;
 mod texts;
 mod wiring;
 
+/// What is done with one input.
+pub type Target = fn(&[u8]);
+
 /// All targets by name. Each has a directory of seeds, `corpus/<name>/`.
-pub const TARGETS: &[(&str, fn(&[u8]))] = &[
+pub const TARGETS: &[(&str, Target)] = &[
     ("assignment", messages::assignment),
     ("bootstrap", messages::bootstrap),
     ("conf", wiring::conf),

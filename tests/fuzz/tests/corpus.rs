@@ -6,7 +6,7 @@ use std::fs;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 
-use fuzz::TARGETS;
+use fuzz::{TARGETS, Target};
 
 /// Longest seed. They are read thousands of times.
 const LONGEST: usize = 16 * 1024;
@@ -18,7 +18,7 @@ fn corpus() -> &'static Path {
 }
 
 /// Runs one input, and says which it was if it fails.
-fn run(target: fn(&[u8]), what: &str, data: &[u8]) {
+fn run(target: Target, what: &str, data: &[u8]) {
     if catch_unwind(AssertUnwindSafe(|| target(data))).is_err() {
         panic!("{what}: {}", data.escape_ascii());
     }
