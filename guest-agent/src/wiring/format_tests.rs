@@ -35,6 +35,11 @@ fn json_keeps_order_indentation_and_what_it_does_not_know() {
     assert_eq!(got, expected);
     assert_eq!(merged(Json, "{\"a\":1}\n", json!({ "b": 2 })), "{\"a\":1,\"b\":2}\n");
     assert_eq!(merged(Json, "", json!({ "a": 1 })), "{\n  \"a\": 1\n}\n");
+    // Read carelessly, it would come back as …955e+19.
+    assert_eq!(
+        merged(Json, "{\"a\":1.8446744770309554e+19}", json!({ "b": 2 })),
+        "{\"a\":1.8446744770309554e+19,\"b\":2}"
+    );
     let odd = "{ \"a\" :1 }";
     assert_eq!(merged(Json, odd, json!({ "a": 1, "b": null })), odd, "nothing changed, so not a byte did");
 }

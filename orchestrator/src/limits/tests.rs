@@ -307,7 +307,7 @@ async fn idle_strangers_however_many_keep_no_guest_out() {
     assert_eq!(reason(&mut after).await, "certificate-unknown", "a guest that comes during the flood is served");
     assert_eq!(reason(&mut before).await, "certificate-unknown", "and so is one that was there");
     // All but 32 were let go.
-    let mut ends: FuturesUnordered<_> = idle.iter_mut().map(|stream| ended(stream)).collect();
+    let mut ends: FuturesUnordered<_> = idle.iter_mut().map(ended).collect();
     for _ in 0..(320 - 32) {
         within("the end of an idle stranger", ends.next()).await.unwrap();
     }
