@@ -20,6 +20,9 @@ pub mod health;
 /// From YAML text to [`manifest`] and [`site`], with the line of every mistake.
 #[cfg(feature = "documents")]
 pub mod document;
+/// What HQ says beside releases: key lists and channels.
+#[cfg(feature = "documents")]
+pub mod hq;
 /// What a release says: templates, their pins and wiring.
 pub mod manifest;
 /// The `${…}` references of a template's wiring.

@@ -5,7 +5,7 @@ use std::fmt;
 /// Defines [`Reason`] with its labels.
 macro_rules! reasons {
     ($($(#[doc = $doc:literal])* $name:ident = $label:literal,)*) => {
-        /// Why a release manifest or a site definition is refused. The label is what scripts and metrics see.
+        /// Why a document of the fleet repository is refused. The label is what scripts and metrics see.
         #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
         #[non_exhaustive]
         pub enum Reason {
@@ -156,6 +156,23 @@ reasons! {
     BadDigest = "bad-digest",
     /// Not a URL that can be fetched.
     BadUrl = "bad-url",
+
+    /// Not the number of a document of HQ.
+    BadSerial = "bad-serial",
+    /// Not a time in UTC with whole seconds.
+    BadTime = "bad-time",
+    /// Expires before it was issued.
+    BadExpiry = "bad-expiry",
+    /// A threshold of none, or of more keys than the list has.
+    BadThreshold = "bad-threshold",
+    /// Not a minisign public key, or too many of them.
+    BadPublicKey = "bad-public-key",
+    /// A key stands twice in one list.
+    DuplicatePublicKey = "duplicate-public-key",
+    /// A release is revoked without saying why.
+    BadRevocation = "bad-revocation",
+    /// A channel gives a release that is revoked.
+    ChannelRevoked = "channel-revoked",
 }
 
 impl fmt::Display for Reason {

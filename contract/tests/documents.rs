@@ -27,6 +27,13 @@ fn refusals(fleet: &Path) -> Vec<Refusal> {
             Err(found) => refusals.extend(found),
         }
     }
+    for file in files(&fleet.join("keys")) {
+        let name = format!("keys/{}", file.file_name().unwrap().to_str().unwrap());
+        refusals.extend(document::key_list(&name, &fs::read(file).unwrap()).err().unwrap_or_default());
+    }
+    if let Ok(content) = fs::read(fleet.join("channels.yaml")) {
+        refusals.extend(document::channels("channels.yaml", &content).err().unwrap_or_default());
+    }
     let broken = !refusals.is_empty();
     for directory in files(&fleet.join("sites")) {
         let name = format!("sites/{}/site.yaml", directory.file_name().unwrap().to_str().unwrap());

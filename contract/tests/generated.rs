@@ -39,7 +39,12 @@ fn with_block(text: &str, name: &str, block: &str) -> String {
 
 #[test]
 fn schemas_are_up_to_date() {
-    for (name, schema) in [("site", document::site_schema()), ("release", document::manifest_schema())] {
+    for (name, schema) in [
+        ("site", document::site_schema()),
+        ("release", document::manifest_schema()),
+        ("keys", document::key_list_schema()),
+        ("channels", document::channels_schema()),
+    ] {
         let text = serde_json::to_string_pretty(&schema).unwrap() + "\n";
         is_up_to_date(&format!("docs/schema/{name}.schema.json"), &text);
         assert_eq!(schema["$schema"], "https://json-schema.org/draft/2020-12/schema");
@@ -48,11 +53,15 @@ fn schemas_are_up_to_date() {
 
 #[test]
 fn field_references_are_up_to_date() {
-    for (name, schema) in [("site", document::site_schema()), ("release", document::manifest_schema())] {
+    for (file, block, schema) in [
+        ("docs/site.md", "fields", document::site_schema()),
+        ("docs/release.md", "fields", document::manifest_schema()),
+        ("docs/hq.md", "fields of keys", document::key_list_schema()),
+        ("docs/hq.md", "fields of channels", document::channels_schema()),
+    ] {
         let mut rows = String::from("| Field | | Type | Meaning |\n|---|---|---|---|\n");
         fields(&schema, &schema, "", &mut rows);
-        let file = format!("docs/{name}.md");
-        is_up_to_date(&file, &with_block(&read(&file), "fields", &rows));
+        is_up_to_date(file, &with_block(&read(file), block, &rows));
     }
 }
 

@@ -9,6 +9,7 @@
 
 use std::collections::BTreeSet;
 
+use crate::hq::{Channels, KeyList};
 use crate::ids::ReleaseId;
 use crate::manifest::Manifest;
 use crate::refusal::{Reason, Refusal};
@@ -16,6 +17,8 @@ use crate::site::{ReleaseChoice, Site};
 
 /// What a site and a manifest say about each other.
 mod cross;
+/// HQ's key lists and channels.
+mod hq;
 /// Raw release to valid release.
 mod manifest;
 /// The tree of nodes and their lines.
@@ -33,6 +36,7 @@ mod site;
 /// Inputs, files and units of a template.
 mod wiring;
 
+pub use hq::MOST as MOST_SERIAL;
 pub use outline::Outline;
 
 use outline::Limits;
@@ -43,6 +47,12 @@ const MANIFEST_LIMITS: Limits = Limits { bytes: 1 << 20, depth: 16 };
 
 /// A site of a thousand instances is about 150 kB.
 const SITE_LIMITS: Limits = Limits { bytes: 256 << 10, depth: 16 };
+
+/// A list of the most keys that there may be is 2 kB.
+const KEY_LIST_LIMITS: Limits = Limits { bytes: 16 << 10, depth: 4 };
+
+/// A thousand revoked releases are about 60 kB.
+const CHANNELS_LIMITS: Limits = Limits { bytes: 128 << 10, depth: 4 };
 
 /// A valid document and where in its file everything stands.
 #[derive(Debug, Clone)]
@@ -63,6 +73,17 @@ pub fn manifest(file: &str, bytes: &[u8]) -> Result<Document<Manifest>, Vec<Refu
 /// equal the name inside.
 pub fn site(file: &str, bytes: &[u8]) -> Result<Document<Site>, Vec<Refusal>> {
     document(file, bytes, SITE_LIMITS, site::validate)
+}
+
+/// Reads one of HQ's key lists. `file` is its path in the fleet repository, `keys/2.yaml`; the stem must equal the
+/// number inside.
+pub fn key_list(file: &str, bytes: &[u8]) -> Result<Document<KeyList>, Vec<Refusal>> {
+    document(file, bytes, KEY_LIST_LIMITS, hq::key_list)
+}
+
+/// Reads `channels.yaml`.
+pub fn channels(file: &str, bytes: &[u8]) -> Result<Document<Channels>, Vec<Refusal>> {
+    document(file, bytes, CHANNELS_LIMITS, hq::channels)
 }
 
 /// What only both together can tell: unknown templates and inputs, missing inputs and services, values of the wrong
@@ -98,6 +119,16 @@ pub fn manifest_schema() -> serde_json::Value {
 /// JSON Schema (2020-12) of a site definition.
 pub fn site_schema() -> serde_json::Value {
     schemars::schema_for!(raw::Site).to_value()
+}
+
+/// JSON Schema (2020-12) of a key list.
+pub fn key_list_schema() -> serde_json::Value {
+    schemars::schema_for!(raw::KeyList).to_value()
+}
+
+/// JSON Schema (2020-12) of `channels.yaml`.
+pub fn channels_schema() -> serde_json::Value {
+    schemars::schema_for!(raw::Channels).to_value()
 }
 
 /// The whole way of one document.

@@ -434,3 +434,39 @@ pub(super) struct Tcp {
     #[schemars(range(min = 1, max = 65535))]
     pub(super) port: Given<i64>,
 }
+
+/// One list of HQ's public keys: `keys/<n>.yaml`.
+#[derive(Debug, serde::Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+#[schemars(title = "Key list of Ctrlable Provisioner")]
+pub(super) struct KeyList {
+    /// Its number, one more than that of the list before; equal to the file's stem. The first file is 2.
+    #[schemars(range(min = 2, max = 999_999_999))]
+    pub(super) keys: Given<i64>,
+    /// How many different keys of the list must have signed what HQ publishes.
+    #[schemars(range(min = 1, max = 32))]
+    pub(super) threshold: Given<i64>,
+    /// When it was made, in UTC: `2026-11-20T12:00:00Z`.
+    pub(super) issued: Given<String>,
+    /// minisign public keys: the second lines of `.pub` files.
+    pub(super) public_keys: Given<Vec<Given<String>>>,
+}
+
+/// What channels give and what is revoked: `channels.yaml`.
+#[derive(Debug, serde::Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+#[schemars(title = "Channels of Ctrlable Provisioner")]
+pub(super) struct Channels {
+    /// Grows by one with every change. Going back to an older release is a new serial, too.
+    #[schemars(range(min = 1, max = 999_999_999))]
+    pub(super) serial: Given<i64>,
+    /// When it was made, in UTC: `2026-11-20T12:00:00Z`.
+    pub(super) issued: Given<String>,
+    /// From then on no site changes its release until there is a newer one. Running sites stay as they are.
+    pub(super) expires: Given<String>,
+    /// The release that each channel gives, by name: `stable: "2026.06"`. `{}` for none.
+    pub(super) channels: Given<BTreeMap<String, Given<String>>>,
+    /// Releases that nobody may install any more, and why: `"2026.05": "broker does not start"`.
+    #[serde(default)]
+    pub(super) revoked: Given<BTreeMap<String, Given<String>>>,
+}
