@@ -9,6 +9,7 @@ use contract::secret::Secret;
 use serde::Deserialize;
 
 use crate::proxmox::{self, ServerTrust};
+use crate::trust::{KeySet, KeySetError};
 
 /// Where `ctrlable` looks when it is not told.
 pub const DEFAULT_PATH: &str = "/etc/ctrlable/orchestrator.toml";
@@ -22,8 +23,10 @@ pub struct Config {
     pub state: PathBuf,
     /// The fleet repository.
     pub source: Source,
-    /// HQ's public keys, as minisign prints them.
+    /// HQ's public keys, as minisign prints them: the first list.
     pub keys: Vec<String>,
+    /// How many different ones of them must have signed what HQ publishes.
+    pub threshold: u32,
     /// The hypervisor.
     pub proxmox: proxmox::Settings,
     /// The listener for guests.
@@ -170,6 +173,13 @@ mod raw {
     #[serde(deny_unknown_fields)]
     pub(super) struct Trust {
         pub(super) keys: Vec<String>,
+        #[serde(default = "threshold")]
+        pub(super) threshold: u32,
+    }
+
+    /// One person, as long as HQ says nothing else.
+    fn threshold() -> u32 {
+        1
     }
 
     #[derive(Deserialize)]
@@ -276,6 +286,10 @@ impl Config {
         if raw.trust.keys.is_empty() {
             return Err(value("trust.keys", "without a key of HQ nothing is ever accepted; give at least one".into()));
         }
+        let keys = raw.trust.keys.len();
+        if !usize::try_from(raw.trust.threshold).is_ok_and(|threshold| (1..=keys).contains(&threshold)) {
+            return Err(value("trust.threshold", format!("give 1 to {keys}: one for each of `trust.keys` at most")));
+        }
         if !(1..=86_400).contains(&raw.source.interval) {
             return Err(value("source.interval", "give 1 to 86400 seconds".into()));
         }
@@ -302,6 +316,7 @@ impl Config {
                     .transpose()?,
             },
             keys: raw.trust.keys,
+            threshold: raw.trust.threshold,
             proxmox: proxmox::Settings::new(
                 raw.proxmox.url.parse().map_err(|error| value("proxmox.url", format!("{error}")))?,
                 secret(&at(raw.proxmox.token_file), "proxmox.token_file")?,
@@ -316,6 +331,13 @@ impl Config {
             web: Web { listen: raw.web.listen },
             secrets: raw.secrets.file.map(at),
         })
+    }
+}
+
+impl Config {
+    /// HQ's first list of keys.
+    pub fn trusted(&self) -> Result<KeySet, KeySetError> {
+        KeySet::parse(&self.keys)?.with_threshold(self.threshold)
     }
 }
 

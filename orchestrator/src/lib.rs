@@ -12,6 +12,8 @@
 pub mod agents;
 /// Executes plans, journalled, one lane per instance.
 pub mod apply;
+/// The newest of HQ's documents, kept where it cannot get lost.
+pub mod floor;
 /// One look at the hypervisor and the ledger.
 pub mod observe;
 /// From wishes and observations to steps: pure.

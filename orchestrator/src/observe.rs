@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use contract::health::WiringOutcome;
-use contract::ids::{Generation, VmidRange};
+use contract::ids::{Generation, InstanceName, SiteName, VmidRange};
 
 use futures_util::StreamExt;
 
@@ -11,8 +11,9 @@ use crate::plan::{
     Ledger, Made, Observed, ObservedAgent, ObservedGuest, ObservedNet, ObservedStorage, ObservedTemplate, Owner, Power,
     Reservation, Settings, Window, WiringDigest,
 };
-use crate::proxmox::{Client, GuestConfig, GuestRow, Marker, NodeState, ProxmoxError, RunState};
+use crate::proxmox::{Client, GuestConfig, GuestRef, GuestRow, Marker, NodeState, ProxmoxError, RunState};
 use crate::store::{AgentRecord, Store, StoreError, now};
+use crate::trust::Numbers;
 
 /// What one look brings.
 #[derive(Debug, Clone, Default)]
@@ -21,6 +22,21 @@ pub struct View {
     pub observed: Observed,
     /// The ledger's promises.
     pub ledger: Ledger,
+    /// What the markers of our guests say about the newest of HQ's documents.
+    pub floors: Vec<ToldFloor>,
+}
+
+/// What one marker of ours says about the floor.
+#[derive(Debug, Clone)]
+pub struct ToldFloor {
+    /// Whose marker.
+    pub guest: GuestRef,
+    /// Whose guest.
+    pub site: SiteName,
+    /// Which.
+    pub instance: InstanceName,
+    /// What it says; none if it is older than floors are.
+    pub numbers: Option<Numbers>,
 }
 
 /// Reads the ledger and what the agents said.
@@ -98,7 +114,8 @@ pub async fn hypervisor(client: &Client, range: VmidRange, mut view: View) -> Re
     let looks = futures_util::stream::iter(interesting.iter().map(|row| look(client, row))).buffered(AT_ONCE);
     for (row, seen) in interesting.iter().zip(looks.collect::<Vec<_>>().await) {
         match seen {
-            Ok(Seen { guest, template }) => {
+            Ok(Seen { guest, template, floor }) => {
+                view.floors.extend(floor);
                 view.observed.guests.insert(row.guest.vmid, guest);
                 view.observed.templates.extend(template);
             }
@@ -149,6 +166,24 @@ fn unread(row: &GuestRow, owner: Owner) -> ObservedGuest {
 struct Seen {
     guest: ObservedGuest,
     template: Option<ObservedTemplate>,
+    floor: Option<ToldFloor>,
+}
+
+/// The highest floor that the markers of a site's guests say, wherever those are. All of them have to be read: the one
+/// that cannot be is perhaps the one that knows.
+pub async fn floor(client: &Client, of: &SiteName) -> Result<Numbers, ProxmoxError> {
+    let rows = client.guests().await?;
+    let ours = rows.iter().filter(|row| row.tags.has("ctrlable"));
+    let looks = futures_util::stream::iter(ours.map(|row| client.guest_config(&row.guest))).buffered(AT_ONCE);
+    let mut numbers = Numbers::default();
+    for config in looks.collect::<Vec<_>>().await {
+        if let Ok(Some(Marker::Guest { site, floor: Some(told), .. })) = config?.marker()
+            && site == *of
+        {
+            numbers = numbers.max(told);
+        }
+    }
+    Ok(numbers)
 }
 
 /// One guest: its settings, its marker, whether it runs. The list lags by some ten seconds (pve-api 16), so power comes
@@ -160,7 +195,7 @@ async fn look(client: &Client, row: &GuestRow) -> Result<Seen, ProxmoxError> {
         tracing::warn!(vmid = guest.vmid.get(), reason = error.reason(), %error, "a marker cannot be read");
         None
     });
-    let mut template = None;
+    let (mut template, mut floor) = (None, None);
     let owner = match marker {
         Some(Marker::Template { release, template: name, .. }) if config.template => {
             template = Some(ObservedTemplate {
@@ -173,7 +208,9 @@ async fn look(client: &Client, row: &GuestRow) -> Result<Seen, ProxmoxError> {
             });
             Owner::Foreign
         }
-        Some(Marker::Guest { site, instance, release, template }) if !config.template => {
+        Some(Marker::Guest { site, instance, release, template, floor: numbers }) if !config.template => {
+            let (guest, site_of, whose) = (guest.clone(), site.clone(), instance.clone());
+            floor = Some(ToldFloor { guest, site: site_of, instance: whose, numbers });
             Owner::Ours { site, instance, release, template }
         }
         _ => Owner::Foreign,
@@ -187,6 +224,7 @@ async fn look(client: &Client, row: &GuestRow) -> Result<Seen, ProxmoxError> {
     Ok(Seen {
         guest: ObservedGuest { kind: guest.kind, node: guest.node.clone(), power, lock, owner, settings },
         template,
+        floor,
     })
 }
 

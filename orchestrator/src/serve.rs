@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use contract::ids::InstanceName;
+use jiff::Timestamp;
 use sd_notify::NotifyState;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::Notify;
@@ -14,14 +15,16 @@ use tokio::sync::Notify;
 use crate::agents::{self, Agents, Book, SiteCa, Wake};
 use crate::apply::{Executor, NEVER_ENROLLED, Work};
 use crate::config::Config;
+use crate::floor::Keeper;
 use crate::limits::Limits;
-use crate::observe;
+use crate::observe::{self, ToldFloor};
 use crate::plan;
 use crate::proxmox::Client;
 use crate::secrets::Identities;
 use crate::site::{self, Follower, Look};
-use crate::status::{self, InTheWay, Phase};
+use crate::status::{self, InTheWay, Phase, STANDING, Standing};
 use crate::store::{Event, EventKind, Store, StoreError, now};
+use crate::trust::Numbers;
 use crate::web::{self, Pulse, Web};
 
 /// Longest time between two passes: drift on the hypervisor is seen within it.
@@ -70,6 +73,7 @@ async fn serve(config: Config) -> anyhow::Result<ExitCode> {
     let keys = Identities::of_site(&config.state)?;
     let client = Client::new(config.proxmox.clone())?;
     let follower = Arc::new(Follower::new(&config, store.clone())?);
+    let keeper = follower.keeper().clone();
     follower.restore()?;
     let executor = Executor::new(client.clone(), store.clone(), book, wake.clone());
     let (agents_address, guests) =
@@ -89,9 +93,9 @@ async fn serve(config: Config) -> anyhow::Result<ExitCode> {
     ))?;
     tokio::spawn(guests);
     tokio::spawn(people);
-    tokio::spawn(follow(follower.clone(), fetch, wake.clone(), config.source.interval));
+    tokio::spawn(follow(follower.clone(), fetch.clone(), wake.clone(), config.source.interval));
     let _ = sd_notify::notify(&[NotifyState::Ready, NotifyState::Status("looking at the fleet repository")]);
-    let turns = Loop { config, keys, client, store, follower, executor, agents, wake, pulse };
+    let turns = Loop { config, keys, client, store, keeper, follower, executor, agents, wake, fetch, pulse };
     turns.run().await
 }
 
@@ -101,7 +105,7 @@ async fn follow(follower: Arc<Follower>, fetch: Arc<Notify>, wake: Wake, interva
         let looking = follower.clone();
         match tokio::task::spawn_blocking(move || looking.look()).await {
             Ok(Ok(Look::Accepted(_) | Look::Refused)) => wake.notify_one(),
-            Ok(Ok(Look::Same | Look::Unreachable)) => {}
+            Ok(Ok(Look::Same | Look::Unreachable | Look::FloorUnknown)) => {}
             Ok(Err(error)) => tracing::error!(reason = error.reason(), %error, "the ledger cannot be used"),
             Err(error) => tracing::error!(%error, "the look at the remote ended badly"),
         }
@@ -116,10 +120,12 @@ struct Loop {
     keys: Identities,
     client: Client,
     store: Store,
+    keeper: Arc<Keeper>,
     follower: Arc<Follower>,
     executor: Executor,
     agents: Arc<Agents>,
     wake: Wake,
+    fetch: Arc<Notify>,
     pulse: Arc<Pulse>,
 }
 
@@ -216,11 +222,19 @@ impl Loop {
     async fn pass(&self) -> anyhow::Result<Passed> {
         self.executor.resume()?;
         self.note_lost()?;
+        self.note_standing()?;
+        if self.keeper.known()?.is_none() {
+            match observe::floor(&self.client, &self.config.site).await {
+                Ok(numbers) => self.keeper.told_by_proxmox(numbers)?,
+                Err(error) => return Ok(Passed::Badly(error.reason(), error.to_string())),
+            }
+            self.fetch.notify_one();
+        }
         let Some(verified) = self.follower.current() else { return Ok(Passed::NoRevision) };
         self.close_windows()?;
         let wishes = {
             let secrets = site::secrets(&verified, &self.keys, &self.config);
-            site::wishes(&verified, &self.agents.ca, &secrets)?
+            site::wishes(&verified, self.follower.hq().as_deref(), &self.agents.ca, &secrets)?
         };
         let window = i64::try_from(self.config.agents.window.as_secs()).unwrap_or(i64::MAX);
         // What is observed of an instance that is busy now may be out of date before its lane ends.
@@ -230,6 +244,7 @@ impl Loop {
             Ok(view) => view,
             Err(error) => return Ok(Passed::Badly(error.reason(), error.to_string())),
         };
+        self.note_floors(&view, &busy).await?;
         let plan = plan::plan(&wishes.desired, &view.observed, &view.ledger);
         let wanted: BTreeSet<InstanceName> = verified.site().instances.keys().cloned().collect();
         self.forget_ghosts(&view, &wanted, &busy)?;
@@ -249,6 +264,60 @@ impl Loop {
             )?;
         }
         Ok(Passed::Well(summary))
+    }
+
+    /// What markers know and the ledger does not is believed; what they do not know is written there.
+    async fn note_floors(&self, view: &observe::View, busy: &BTreeSet<InstanceName>) -> Result<(), StoreError> {
+        let ours: Vec<&ToldFloor> = view.floors.iter().filter(|told| told.site == self.config.site).collect();
+        let told = ours.iter().filter_map(|told| told.numbers).fold(Numbers::default(), Numbers::max);
+        self.keeper.told_by_proxmox(told)?;
+        let is_free = |told: &&&ToldFloor| {
+            let locked = view.observed.guests.get(&told.guest.vmid).is_some_and(|guest| guest.lock.is_some());
+            !locked && !busy.contains(&told.instance)
+        };
+        let free: Vec<&ToldFloor> = ours.iter().filter(is_free).copied().collect();
+        self.keeper.repair(&self.client, &free).await
+    }
+
+    /// Whether HQ's word is fresh and the clock plausible: shown by `status`, and once in the event log.
+    fn note_standing(&self) -> Result<(), StoreError> {
+        let Some(hq) = self.follower.hq() else { return Ok(()) };
+        let now = Timestamp::now();
+        let standing = Standing::of(&hq, now);
+        let before = Standing::known(&self.store)?.unwrap_or_default();
+        if standing == before {
+            return Ok(());
+        }
+        self.store.set_meta(STANDING, &serde_json::to_string(&standing).unwrap_or_default())?;
+        let tell = |message: String, reason: Option<&str>| {
+            let event = Event::new(EventKind::Freshness, message);
+            self.store.record(match reason {
+                Some(reason) => event.reason(reason),
+                None => event,
+            })
+        };
+        match (standing.frozen, before.frozen) {
+            (true, false) => tell(
+                "channels.yaml is out of date: the site stays as it is and goes to no other release before HQ signs a \
+                 newer one"
+                    .to_owned(),
+                Some("channels-expired"),
+            )?,
+            (false, true) => tell("channels.yaml is fresh again: upgrades are possible".to_owned(), None)?,
+            _ => {}
+        }
+        match (hq.floor().clock_behind(now), before.clock_behind) {
+            (Some(behind), false) => tell(
+                format!(
+                    "the clock is {} min behind what HQ has signed: that time is taken until it is right; check the \
+                     site's time service",
+                    behind.as_mins()
+                ),
+                Some("clock-behind"),
+            ),
+            (None, true) => tell("the clock is right again".to_owned(), None),
+            _ => Ok(()),
+        }
     }
 
     /// Gives up reservations of what is neither asked for nor there.

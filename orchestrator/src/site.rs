@@ -6,16 +6,19 @@ use std::sync::{Arc, RwLock};
 
 use contract::assignment::Assignment;
 use contract::ids::{InstanceName, ReleaseId, Revision};
+use jiff::Timestamp;
 
 use crate::agents::SiteCa;
 use crate::cli::ACCEPTED_REWRITE;
 use crate::config::Config;
+use crate::floor::Keeper;
 use crate::plan::{Desired, WiringDigest, Wished};
 use crate::secrets::{Identities, Secrets};
 use crate::source::{Repository, Settings, SourceError, SshAccess};
-use crate::store::{Event, EventKind, Store, StoreError, Verdict};
+use crate::store::{Event, EventKind, RevisionRecord, Store, StoreError, Verdict};
 use crate::trust::{
-    self, CheckedSite, HistoryRule, KeySet, KeySetError, Memory, TrustError, VerifiedRelease, VerifiedSite,
+    self, CheckedSite, Floor, Freshness, HistoryRule, Hq, KeySetError, Memory, TrustError, VerifiedRelease,
+    VerifiedSite,
 };
 use crate::wiring;
 
@@ -25,9 +28,11 @@ pub struct Follower {
     settings: Settings,
     directory: PathBuf,
     site: contract::ids::SiteName,
-    keys: KeySet,
+    keeper: Arc<Keeper>,
     store: Store,
     current: RwLock<Option<Arc<VerifiedSite>>>,
+    /// What HQ said last, whatever became of the site in that revision.
+    hq: RwLock<Option<Arc<Hq>>>,
     /// What was wrong last, so that the log says each thing once.
     last_trouble: RwLock<String>,
 }
@@ -43,7 +48,12 @@ pub enum Look {
     Refused,
     /// The remote could not be read; what was in force stays.
     Unreachable,
+    /// Nobody has told this ledger yet what was accepted before it.
+    FloorUnknown,
 }
+
+/// Label of a ledger that does not know yet what was accepted before it.
+const FLOOR_UNKNOWN: &str = "floor-unknown";
 
 impl Follower {
     /// Nothing is fetched yet.
@@ -52,16 +62,31 @@ impl Follower {
             settings: settings(config),
             directory: config.state.join("fleet.git"),
             site: config.site.clone(),
-            keys: KeySet::parse(&config.keys)?,
+            keeper: Arc::new(Keeper::new(store.clone(), config.trusted()?)),
             store,
             current: RwLock::default(),
+            hq: RwLock::default(),
             last_trouble: RwLock::default(),
         })
+    }
+
+    /// Who keeps the floor.
+    pub fn keeper(&self) -> &Arc<Keeper> {
+        &self.keeper
     }
 
     /// The site in force.
     pub fn current(&self) -> Option<Arc<VerifiedSite>> {
         self.current.read().unwrap_or_else(|held| held.into_inner()).clone()
+    }
+
+    /// What HQ said last.
+    pub fn hq(&self) -> Option<Arc<Hq>> {
+        self.hq.read().unwrap_or_else(|held| held.into_inner()).clone()
+    }
+
+    fn set_hq(&self, hq: Hq) {
+        *self.hq.write().unwrap_or_else(|held| held.into_inner()) = Some(Arc::new(hq));
     }
 
     fn set_current(&self, site: Arc<VerifiedSite>) {
@@ -77,16 +102,30 @@ impl Follower {
     }
 
     fn memory(&self) -> Result<Memory, StoreError> {
-        let accepted = self.store.accepted_revision()?.map(|record| record.revision);
-        Ok(Memory { accepted, releases: self.store.releases()? })
+        let (accepted, in_force) = match self.store.accepted_revision()? {
+            Some(RevisionRecord { revision, verdict: Verdict::Accepted { release, .. }, .. }) => {
+                (Some(revision), Some(release))
+            }
+            _ => (None, None),
+        };
+        let floor = self.keeper.known()?.unwrap_or_default().floor;
+        Ok(Memory { accepted, releases: self.store.releases()?, in_force, floor })
     }
 
     /// Puts the last accepted revision in force again, from the local copy and verified anew: a restart needs no
     /// network.
     pub fn restore(&self) -> Result<Option<Arc<VerifiedSite>>, StoreError> {
+        // What was accepted once is judged as it stood then: neither a key nor a release that HQ took back since, nor a
+        // document that is out of date by now, takes away what runs.
+        let then = Memory { accepted: None, floor: Floor::default(), ..self.memory()? };
+        if let Some(revision) = self.keeper.known()?.and_then(|known| known.revision) {
+            match self.open().and_then(|repository| self.hq_of(&repository, &revision, &then.floor)) {
+                Ok(hq) => self.set_hq(hq),
+                Err(error) => tracing::warn!(reason = error.reason(), %error, "what HQ said last cannot be read again"),
+            }
+        }
         let Some(accepted) = self.store.accepted_revision()? else { return Ok(None) };
-        let memory = Memory { accepted: None, releases: self.store.releases()? };
-        match self.verify(&accepted.revision, &memory) {
+        match self.judge(&accepted.revision, &then).1 {
             Ok(site) => {
                 let site = Arc::new(site);
                 self.set_current(site.clone());
@@ -106,34 +145,63 @@ impl Follower {
         }
     }
 
-    fn verify(&self, revision: &Revision, memory: &Memory) -> Result<VerifiedSite, TrustError> {
-        let repository = Repository::open(&self.directory, self.settings.clone())?;
+    fn open(&self) -> Result<Repository, TrustError> {
+        Ok(Repository::open(&self.directory, self.settings.clone())?)
+    }
+
+    fn hq_of(&self, repository: &Repository, revision: &Revision, before: &Floor) -> Result<Hq, TrustError> {
+        trust::verify_hq(&repository.at(revision)?, self.keeper.configured(), before)
+    }
+
+    /// What HQ says in a revision, if that holds, and whether the site in it is believed.
+    fn judge(&self, revision: &Revision, memory: &Memory) -> (Option<Hq>, Result<VerifiedSite, TrustError>) {
+        let judged = self.open().and_then(|repository| {
+            let hq = self.hq_of(&repository, revision, &memory.floor)?;
+            Ok((repository, hq))
+        });
+        let (repository, hq) = match judged {
+            Ok(judged) => judged,
+            Err(error) => return (None, Err(error)),
+        };
         let rewrite: Option<Revision> =
             self.store.meta(ACCEPTED_REWRITE).ok().flatten().and_then(|text| text.parse().ok());
         let rule = match &rewrite {
             Some(revision) => HistoryRule::AcceptRewrite(&repository, revision),
             None => HistoryRule::FastForward(&repository),
         };
-        trust::verify(&repository.at(revision)?, rule, &self.site, &self.keys, memory)
+        let site = repository
+            .at(revision)
+            .map_err(TrustError::from)
+            .and_then(|snapshot| trust::verify(&snapshot, rule, &self.site, &hq, memory, Timestamp::now()));
+        (Some(hq), site)
     }
 
     /// Fetches and verifies without remembering anything: what a person's `plan` looks at.
     pub fn preview(&self) -> Result<VerifiedSite, PreviewError> {
-        let mut repository = Repository::open(&self.directory, self.settings.clone())?;
+        let mut repository = self.open()?;
         let head = repository.fetch()?.head;
-        Ok(self.verify(&head, &self.memory()?)?)
+        Ok(self.judge(&head, &self.memory()?).1?)
     }
 
     /// Fetches and verifies one release of the head.
     pub fn release(&self, id: &ReleaseId) -> Result<VerifiedRelease, PreviewError> {
-        let mut repository = Repository::open(&self.directory, self.settings.clone())?;
+        let mut repository = self.open()?;
         let head = repository.fetch()?.head;
         let memory = self.memory()?;
-        Ok(trust::verify_release(&repository.at(&head)?, id, &self.keys, &memory)?)
+        let hq = self.hq_of(&repository, &head, &memory.floor)?;
+        Ok(trust::verify_release(&repository.at(&head)?, id, &hq, &memory)?)
     }
 
     /// Fetches, verifies, and puts the head in force if it holds. Blocks; call it where that is allowed.
     pub fn look(&self) -> Result<Look, StoreError> {
+        if self.keeper.known()?.is_none() {
+            if self.is_news(FLOOR_UNKNOWN) {
+                let message = "nothing is accepted before the markers of this site's guests on Proxmox were read: a ledger \
+                               that is new, or was lost, does not know what was accepted before it";
+                self.store.record(Event::new(EventKind::Floor, message).reason(FLOOR_UNKNOWN))?;
+            }
+            return Ok(Look::FloorUnknown);
+        }
         let fetched =
             Repository::open(&self.directory, self.settings.clone()).and_then(|mut repository| repository.fetch());
         let head = match fetched {
@@ -153,7 +221,12 @@ impl Follower {
             self.is_news("");
             return Ok(Look::Same);
         }
-        match self.verify(&head, &self.memory()?) {
+        let (hq, site) = self.judge(&head, &self.memory()?);
+        if let Some(hq) = hq {
+            self.keeper.accept(&hq, &head)?;
+            self.set_hq(hq);
+        }
+        match site {
             Ok(site) => {
                 let site = Arc::new(site);
                 self.accept(&site)?;
@@ -180,7 +253,8 @@ impl Follower {
 
     /// Remembers first, so that a crash in between never forgets what was believed.
     fn accept(&self, site: &Arc<VerifiedSite>) -> Result<(), StoreError> {
-        let (release, signer) = (site.release(), site.signature().key().to_string());
+        let signers: Vec<String> = site.signatures().by.keys().map(ToString::to_string).collect();
+        let (release, signer) = (site.release(), signers.join(", "));
         self.store.note_release(release.id(), release.digest())?;
         self.store.note_revision(
             site.revision(),
@@ -189,7 +263,12 @@ impl Follower {
         self.store.record(
             Event::new(
                 EventKind::RevisionAccepted,
-                format!("revision in force: release {} signed by {signer}", release.id()),
+                match site.freshness() {
+                    Freshness::Current => format!("revision in force: release {} signed by {signer}", release.id()),
+                    Freshness::ExpiredAt(then) => {
+                        format!("revision in force: release {}, frozen since {then}", release.id())
+                    }
+                },
             )
             .revision(site.revision()),
         )?;
@@ -238,7 +317,12 @@ pub struct Wishes {
 }
 
 /// Renders every instance's assignment; one that cannot be rendered blocks its instance only.
-pub fn wishes(site: &CheckedSite, ca: &SiteCa, secrets: &Secrets) -> Result<Wishes, contract::ids::InvalidId> {
+pub fn wishes(
+    site: &CheckedSite,
+    hq: Option<&Hq>,
+    ca: &SiteCa,
+    secrets: &Secrets,
+) -> Result<Wishes, contract::ids::InvalidId> {
     let mut assignments = BTreeMap::new();
     let desired = Desired::of(site, |instance| {
         let (document, release) = (site.site(), site.release());
@@ -265,6 +349,11 @@ pub fn wishes(site: &CheckedSite, ca: &SiteCa, secrets: &Secrets) -> Result<Wish
             Err(error) => error.wished(),
         }
     })?;
+    // What runs goes on; it is only not made anew.
+    let desired = match hq.and_then(|hq| hq.revoked(site.release().id())) {
+        Some(why) => desired.revoked(why),
+        None => desired,
+    };
     Ok(Wishes { desired, assignments })
 }
 

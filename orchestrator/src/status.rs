@@ -6,6 +6,7 @@ use contract::ids::{Generation, InstanceName};
 use serde::{Deserialize, Serialize};
 
 use crate::store::{AgentRecord, InstanceRecord, Store, StoreError};
+use crate::trust::{Freshness, Hq};
 
 /// The word.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -111,6 +112,45 @@ pub fn phase(
         );
     }
     (Phase::Healthy, String::new(), None)
+}
+
+/// How HQ's word stands; the ledger keeps it by name under [`STANDING`].
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Standing {
+    /// Number of the list of keys in force.
+    pub keys: u32,
+    /// Serial of the channels; 0: there are none.
+    pub channels: u32,
+    /// Until when sites follow them.
+    pub expires: Option<jiff::Timestamp>,
+    /// Whether that is over, so that the site stays with the release that it has.
+    pub frozen: bool,
+    /// Whether the system's clock is behind what HQ has signed.
+    pub clock_behind: bool,
+}
+
+/// Where the ledger keeps how HQ's word stands.
+pub const STANDING: &str = "standing";
+
+impl Standing {
+    /// Of what HQ said last, by this clock.
+    pub fn of(hq: &Hq, now: jiff::Timestamp) -> Self {
+        let numbers = hq.floor().numbers();
+        Self {
+            keys: numbers.keys,
+            channels: numbers.channels,
+            expires: hq.channels().map(|channels| channels.expires),
+            frozen: hq.freshness(now) != Freshness::Current,
+            clock_behind: hq.floor().clock_behind(now).is_some(),
+        }
+    }
+
+    /// What the ledger knows; none before HQ said anything.
+    pub fn known(store: &Store) -> Result<Option<Self>, StoreError> {
+        let damaged =
+            |error: serde_json::Error| StoreError::Damaged { table: "meta", what: format!("{STANDING}: {error}") };
+        store.meta(STANDING)?.map(|text| serde_json::from_str(&text).map_err(damaged)).transpose()
+    }
 }
 
 /// What the last plan found in the way of one instance; the ledger keeps it by name under [`BLOCKED`].

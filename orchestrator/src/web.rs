@@ -152,6 +152,30 @@ fn exposition(web: &Web) -> Result<String, crate::store::StoreError> {
         let labels = format!("{{revision=\"{}\"{label}}}", newest.revision);
         family("revision_accepted", "gauge", "Whether the newest revision was accepted.", &[(labels, accepted)]);
     }
+    if let Some(standing) = status::Standing::known(&web.store)? {
+        let one = |value: f64| [(String::new(), value)];
+        let truth = |value: bool| one(f64::from(u8::from(value)));
+        if let Some(expires) = standing.expires {
+            family(
+                "channels_expire_seconds",
+                "gauge",
+                "When channels.yaml expires, Unix time.",
+                &one(expires.as_second() as f64),
+            );
+        }
+        family(
+            "frozen",
+            "gauge",
+            "Whether channels.yaml has expired, so that no upgrade is begun.",
+            &truth(standing.frozen),
+        );
+        family(
+            "clock_behind",
+            "gauge",
+            "Whether the clock is behind what HQ has signed.",
+            &truth(standing.clock_behind),
+        );
+    }
     let counts: Vec<(String, f64)> = web
         .store
         .event_counts()?

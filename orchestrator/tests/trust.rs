@@ -8,7 +8,7 @@ mod trust_fleet;
 use std::fs;
 
 use orchestrator::source::{Checkout, Limits, Repository, Settings};
-use orchestrator::trust::{HistoryRule, KeySet, Memory, check, verify, verify_release};
+use orchestrator::trust::{HistoryRule, KeySet, Memory, check, verify, verify_hq, verify_release};
 use sha2::{Digest, Sha256};
 use source_remote::Remote;
 use trust_fleet::{Fleet, MANIFEST, SITE, SITE_FILE, make_key, site};
@@ -25,8 +25,8 @@ fn signed_release_and_fitting_site() {
     assert_eq!(verified.release().place("templates.zigbee2mqtt.builder").line, 7);
     assert_eq!(verified.place("instances.zigbee.network.ip").line, 12);
     assert_eq!(verified.place("instances.zigbee.network.ip").file, SITE_FILE);
-    assert!(fleet.keys.ids().any(|key| key == verified.signature().key()));
-    assert!(verified.signature().signed_at() <= jiff::Timestamp::now());
+    assert!(fleet.keys.ids().eq(verified.signatures().by.keys().copied()));
+    assert!(verified.signatures().vouched() <= jiff::Timestamp::now());
 
     verified.remember(&mut fleet.memory);
     assert_eq!(fleet.memory.accepted.as_ref(), Some(verified.revision()));
@@ -225,14 +225,6 @@ fn site_names_a_release_that_is_not_there() {
 }
 
 #[test]
-fn site_follows_a_channel() {
-    let mut fleet = Fleet::new();
-    fleet.change(SITE_FILE, "release: \"2026.06\"", "channel: stable");
-    let said = fleet.refused("channel-not-supported");
-    assert!(said.contains("`stable`") && said.contains("release:"), "{said}");
-}
-
-#[test]
 fn site_that_is_not_there() {
     let mut fleet = Fleet::new();
     fleet.remote.write("sites/acme-lab/site.yaml", "x").write("sites/zeta/site.yaml", "x").remove(SITE_FILE);
@@ -416,10 +408,11 @@ fn a_release_alone() {
     let mut fleet = Fleet::new();
     let head = fleet.accept();
     let snapshot = fleet.repository.at(&head).unwrap();
-    let ask = |id: &str| verify_release(&snapshot, &id.parse().unwrap(), &fleet.keys, &fleet.memory);
+    let hq = verify_hq(&snapshot, &fleet.keys, &fleet.memory.floor).unwrap();
+    let ask = |id: &str| verify_release(&snapshot, &id.parse().unwrap(), &hq, &fleet.memory);
     let verified = ask("2026.06").unwrap();
     assert_eq!(verified.id().as_str(), "2026.06");
-    assert!(fleet.keys.ids().any(|key| key == verified.signature().key()));
+    assert!(fleet.keys.ids().eq(verified.signatures().by.keys().copied()));
     assert_eq!(ask("2026.07").unwrap_err().reason(), "release-missing");
 }
 
@@ -483,7 +476,9 @@ fn repository_with_a_closer_limit() {
     let memory = Memory::default();
     let judge = |repository: &Repository| {
         let rule = HistoryRule::FastForward(repository);
-        verify(&repository.at(&head).unwrap(), rule, &site("acme-hq"), &fleet.keys, &memory).map(drop)
+        let snapshot = repository.at(&head).unwrap();
+        let hq = verify_hq(&snapshot, &fleet.keys, &memory.floor)?;
+        verify(&snapshot, rule, &site("acme-hq"), &hq, &memory, jiff::Timestamp::now()).map(drop)
     };
     assert_eq!(judge(&repository).unwrap_err().reason(), "too-large");
     judge(&fleet.repository).unwrap();

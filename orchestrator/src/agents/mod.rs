@@ -16,7 +16,6 @@ use tokio::sync::{Notify, watch};
 
 use crate::store::Store;
 
-pub(crate) use ca::digest as sha256;
 pub use ca::{CaError, SiteCa, claim};
 pub use listener::{ListenError, listen};
 

@@ -180,6 +180,7 @@ impl Executor {
                     instance: part.instance.clone(),
                     release: work.plan.release.clone(),
                     template: template.clone(),
+                    floor: self.0.store.floor()?.map(|known| known.floor.numbers()),
                 };
                 let request = CloneRequest {
                     vmid,

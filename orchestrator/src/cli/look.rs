@@ -9,7 +9,7 @@ use contract::ids::{InstanceName, Revision};
 use serde_json::json;
 
 use super::{ConfigArg, Format};
-use crate::status::{self, InstanceStatus, Phase};
+use crate::status::{self, InstanceStatus, Phase, Standing};
 use crate::store::{Event, EventKind, Store, StoredEvent, Verdict, now};
 
 /// Where the ledger lies: told directly, or by the configuration.
@@ -64,11 +64,14 @@ pub(crate) fn status(args: &StatusArgs, format: Format) -> anyhow::Result<ExitCo
 fn print(store: &Store, args: &StatusArgs, format: Format) -> anyhow::Result<()> {
     let instances = status::instances(store, now())?;
     let (accepted, newest) = (store.accepted_revision()?, store.newest_revision()?);
+    let (standing, floor) = (Standing::known(store)?, store.floor()?);
     if format == Format::Json {
         let value = json!({
             "site": store.meta("site")?,
             "accepted": accepted,
             "newest": newest,
+            "hq": standing,
+            "floor": floor.map(|known| known.floor.numbers()),
             "instances": instances,
         });
         println!("{value}");
@@ -91,7 +94,17 @@ fn print(store: &Store, args: &StatusArgs, format: Format) -> anyhow::Result<()>
                 short(&record.revision)
             );
         }
+        None if floor.is_none() => {
+            anstream::println!("site {site}: no revision accepted; Proxmox is to say first what was accepted before");
+        }
         None => anstream::println!("site {site}: no revision accepted yet"),
+    }
+    let red = Style::new().fg_color(Some(AnsiColor::Red.into()));
+    if let Some(Standing { frozen: true, expires: Some(expires), .. }) = &standing {
+        anstream::println!("{red}upgrades are frozen [channels-expired]{red:#}: channels.yaml expired at {expires}");
+    }
+    if let Some(Standing { clock_behind: true, .. }) = &standing {
+        anstream::println!("{red}the clock is behind what HQ has signed [clock-behind]{red:#}: check the time service");
     }
     if let Some(record) = newest
         && let Verdict::Refused { reason, message } = &record.verdict

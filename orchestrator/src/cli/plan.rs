@@ -52,7 +52,7 @@ fn rehearse(fleet: &std::path::Path, site: &SiteName) -> anyhow::Result<plan::Pl
         }
     })?;
     let desired = Desired::of(&checked, |_| Wished::Unknown)?;
-    let View { observed, ledger } = View::default();
+    let View { observed, ledger, .. } = View::default();
     Ok(plan::plan(&desired, &observed, &ledger))
 }
 
@@ -64,7 +64,7 @@ fn live(args: &Args) -> anyhow::Result<plan::Plan> {
     let verified = follower.preview()?;
     let ca = SiteCa::open(&config.state, &config.site)?;
     let keys = Identities::of_site(&config.state)?;
-    let wishes = site::wishes(&verified, &ca, &site::secrets(&verified, &keys, &config))?;
+    let wishes = site::wishes(&verified, None, &ca, &site::secrets(&verified, &keys, &config))?;
     let client = Client::new(config.proxmox.clone())?;
     let window = i64::try_from(config.agents.window.as_secs()).unwrap_or(i64::MAX);
     let view = observe::ledger(&store, window)?;

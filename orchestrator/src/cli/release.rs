@@ -16,7 +16,7 @@ use zeroize::Zeroizing;
 use crate::release::{
     KeyProtection, Origin, ReleaseError, SigningKey, Strictness, keygen, lint, scaffold, sign, signable, verify,
 };
-use crate::trust::{KeySet, VerifyingKey};
+use crate::trust::{KeySet, SignedComment, Subject, VerifyingKey};
 
 /// Make keys, and make, check, sign and verify releases.
 #[derive(Debug, Args)]
@@ -218,14 +218,14 @@ fn sign_file(file: &Path, key: &Path, out: Option<&Path>, password_file: Option<
     })?;
     let signed = sign(file, out, &key, Timestamp::now())?;
     let text = format!(
-        "signed release {} with key {}\n  {}   {}",
-        signed.comment.release,
+        "signed {} with key {}\n  {}   {}",
+        signed.comment.subject,
         signed.key,
         signed.signature.display(),
         signed.comment
     );
     let json = json!({
-        "release": signed.comment.release, "key": signed.key.to_string(), "signature": signed.signature,
+        "release": release_in(&signed.comment), "subject": signed.comment.subject.to_string(), "key": signed.key.to_string(), "signature": signed.signature,
         "trusted_comment": signed.comment.to_string(), "signed_at": signed.comment.signed_at.to_string(),
     });
     Ok(Done { text, json })
@@ -239,23 +239,32 @@ fn verify_file(
 ) -> Result<Done, ReleaseError> {
     let verified = verify(file, signature, &public_keys(pubkeys)?, strictness)?;
     let name = file.display();
-    let text = match &verified.release {
+    let text = match &verified.comment {
         Some(comment) => {
-            format!("{name}: release {}, signed {} with key {}", comment.release, comment.signed_at, verified.key)
+            format!("{name}: {}, signed {} with key {}", comment.subject, comment.signed_at, verified.key)
         }
         None => format!(
-            "{name}: the signature of key {} holds\nbut its trusted comment `{}` is not that of a release, so no site \
-             would take it as one: a release is signed with ctrlable release sign",
+            "{name}: the signature of key {} holds\nbut its trusted comment `{}` is none of HQ's, so no site \
+             would take it: what HQ publishes is signed with ctrlable release sign",
             verified.key, verified.trusted_comment
         ),
     };
     let json = json!({
         "file": file, "key": verified.key.to_string(), "trusted_comment": verified.trusted_comment,
-        "release": verified.release.as_ref().map(|comment| comment.release.to_string()),
-        "signed_at": verified.release.as_ref().map(|comment| comment.signed_at.to_string()),
+        "release": verified.comment.as_ref().and_then(release_in),
+        "subject": verified.comment.as_ref().map(|comment| comment.subject.to_string()),
+        "signed_at": verified.comment.as_ref().map(|comment| comment.signed_at.to_string()),
         "sha256": verified.digest,
     });
     Ok(Done { text, json })
+}
+
+/// The release that was signed, if it is one.
+fn release_in(comment: &SignedComment) -> Option<String> {
+    match &comment.subject {
+        Subject::Release(id) => Some(id.to_string()),
+        Subject::Numbered(..) => None,
+    }
 }
 
 /// Public keys, each a file or the key itself.

@@ -14,11 +14,11 @@ use super::{ConfigArg, Format, block_on};
 use crate::agents::SiteCa;
 use crate::config::Config;
 use crate::proxmox::{Client, Templates};
-use crate::release::{self, Strictness};
 use crate::site::Follower;
+use crate::source::Checkout;
 use crate::store::Store;
 use crate::template::{Adopted, Adoption, InheritedFlags, Outcome, adopt};
-use crate::trust::KeySet;
+use crate::trust::{self, Memory};
 
 /// What to do with templates.
 #[derive(Debug, Subcommand)]
@@ -110,7 +110,7 @@ fn bootstrap(args: &BootstrapArgs) -> anyhow::Result<ExitCode> {
 /// What the signed release says about a template, and the digest of its manifest.
 fn entry(config: &Config, args: &AdoptArgs) -> anyhow::Result<(Template, Sha256Digest)> {
     let (manifest, digest) = match &args.manifest {
-        Some(file) => verified_file(config, file)?,
+        Some(file) => verified_file(config, &args.release, file)?,
         None => {
             let follower = Follower::new(config, Store::open(&config.state)?)?;
             let release = follower.release(&args.release)?;
@@ -129,11 +129,17 @@ fn entry(config: &Config, args: &AdoptArgs) -> anyhow::Result<(Template, Sha256D
     }
 }
 
-fn verified_file(config: &Config, file: &Path) -> anyhow::Result<(Manifest, Sha256Digest)> {
-    release::verify(file, None, &KeySet::parse(&config.keys)?, Strictness::ReleaseOnly)?;
-    let linted = release::lint(file)?;
-    let digest = crate::agents::sha256(&linted.content);
-    Ok((linted.document.value, digest))
+/// A manifest of a checkout, judged with the lists of keys that lie beside it and with what this site has seen.
+fn verified_file(config: &Config, id: &ReleaseId, file: &Path) -> anyhow::Result<(Manifest, Sha256Digest)> {
+    let place = file.canonicalize()?;
+    let root = place.ancestors().nth(2).filter(|root| root.join(format!("releases/{id}.yaml")) == place);
+    let Some(root) = root else { anyhow::bail!("give the manifest as releases/{id}.yaml of a checkout") };
+    let (checkout, configured) = (Checkout::new(root), config.trusted()?);
+    let floor = Store::open(&config.state)?.floor()?.unwrap_or_default().floor;
+    let release = trust::verify_hq(&checkout, &configured, &floor)
+        .and_then(|hq| trust::verify_release(&checkout, id, &hq, &Memory::default()))
+        .map_err(|error| anyhow::anyhow!("{error}. To do: {} [{}]", error.remedy(), error.reason()))?;
+    Ok((release.manifest().clone(), release.digest().clone()))
 }
 
 fn run_adopt(args: &AdoptArgs, format: Format) -> anyhow::Result<ExitCode> {

@@ -80,6 +80,17 @@ impl<'a> Planner<'a> {
     /// No guest yet: from clone to health.
     fn missing(&mut self, name: &InstanceName, wish: &DesiredInstance, part: &mut InstancePlan) {
         let field = format!("instances.{name}");
+        if let Some(why) = &self.desired.revoked {
+            part.blocked = Some(Blocked {
+                reason: "release-revoked",
+                message: format!(
+                    "HQ has revoked release {}, so nothing is cloned from it: {why}",
+                    self.desired.release
+                ),
+                remedy: "let the site follow another release".into(),
+            });
+            return;
+        }
         let (vmid, mac) = match self.reserve(name, wish) {
             Ok(pair) => pair,
             Err(blocked) => {

@@ -52,6 +52,8 @@ pub struct Desired {
     pub(super) vmids: VmidRange,
     pub(super) prune: Prune,
     pub(super) instances: BTreeMap<InstanceName, DesiredInstance>,
+    /// Why HQ has revoked the release, if it has: what was cloned from it stays, nothing new is.
+    pub(super) revoked: Option<String>,
     /// File and line of each field, for causes.
     pub(super) outline: Option<Outline>,
 }
@@ -105,6 +107,12 @@ impl Desired {
         Self::from_parts(checked.site(), checked.release().manifest(), revision, outline, wiring)
     }
 
+    /// The same, of a release that HQ has revoked.
+    #[must_use]
+    pub fn revoked(self, why: &str) -> Self {
+        Self { revoked: Some(why.to_owned()), ..self }
+    }
+
     pub(super) fn from_parts(
         site: &Site,
         manifest: &Manifest,
@@ -154,6 +162,7 @@ impl Desired {
             vmids: site.proxmox.vmids,
             prune: site.prune,
             instances,
+            revoked: None,
             outline,
         })
     }

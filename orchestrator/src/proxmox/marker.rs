@@ -10,6 +10,8 @@
 use contract::ids::{InstanceName, ReleaseId, Sha256Digest, SiteName, TemplateName};
 use serde::{Deserialize, Serialize};
 
+use crate::trust::Numbers;
+
 /// How the block begins; the JSON object and [`END`] follow.
 const BEGIN: &str = "<!-- ctrlable ";
 /// How the block ends.
@@ -42,6 +44,9 @@ pub enum Marker {
         release: ReleaseId,
         /// The template that it was cloned from.
         template: TemplateName,
+        /// The newest of HQ's documents that the site has accepted, should its ledger get lost.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        floor: Option<Numbers>,
     },
 }
 
@@ -157,6 +162,7 @@ mod tests {
             instance: instance.parse().unwrap(),
             release: "2026.06".parse().unwrap(),
             template: "zigbee2mqtt".parse().unwrap(),
+            floor: None,
         }
     }
 
@@ -178,6 +184,17 @@ mod tests {
             template(None).render("").unwrap(),
             r#"<!-- ctrlable {"v":1,"role":"template","release":"2026.06","template":"zigbee2mqtt","digest":null} -->"#
         );
+    }
+
+    #[test]
+    fn the_floor_is_three_numbers() {
+        let mut marker = guest("zigbee");
+        if let Marker::Guest { floor, .. } = &mut marker {
+            *floor = Some(Numbers { keys: 2, channels: 17, dealers: 0 });
+        }
+        let text = marker.render("").unwrap();
+        assert!(text.ends_with(r#""template":"zigbee2mqtt","floor":{"k":2,"c":17,"d":0}} -->"#), "{text}");
+        assert_eq!(Marker::parse(&text).unwrap(), Some(marker));
     }
 
     #[test]

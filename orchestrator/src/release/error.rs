@@ -1,9 +1,8 @@
 use std::path::PathBuf;
 
-use contract::ids::ReleaseId;
 use contract::refusal::Refusal;
 
-use crate::trust::{KeySetError, SignatureError};
+use crate::trust::{KeySetError, SignatureError, Subject, TrustError};
 
 /// Why a command for releases did not do what it was asked.
 #[derive(Debug, thiserror::Error)]
@@ -73,8 +72,8 @@ pub enum ReleaseError {
         /// Why.
         cause: KeySetError,
     },
-    /// The file is not called after a release.
-    #[error("{} is not called <release id>.yaml", path.display())]
+    /// The file is none that HQ signs.
+    #[error("{} is none that HQ signs: <release id>.yaml, keys/<n>.yaml, channels.yaml", path.display())]
     FileName {
         /// Which.
         path: PathBuf,
@@ -99,7 +98,7 @@ pub enum ReleaseError {
         cause: SignatureError,
     },
     /// It holds, but is not that of a release.
-    #[error("{} holds, but its trusted comment `{comment}` does not say that this is a release", signature.display())]
+    #[error("{} holds, but its trusted comment `{comment}` does not say what was signed", signature.display())]
     CommentMissing {
         /// Where it is.
         signature: PathBuf,
@@ -107,14 +106,25 @@ pub enum ReleaseError {
         comment: String,
     },
     /// It is that of another release.
-    #[error("{} is the signature of release {named}, but the file is called {}", signature.display(), file.display())]
+    #[error("{} is the signature of {named}, but the file is {}", signature.display(), file.display())]
     CommentMismatch {
         /// Where it is.
         signature: PathBuf,
         /// The release that was signed.
-        named: ReleaseId,
+        named: Subject,
         /// What it lies beside.
         file: PathBuf,
+    },
+    /// What lies there does not hold, or cannot be changed as it was asked.
+    #[error(transparent)]
+    Trust(#[from] TrustError),
+    /// It was asked for something that cannot be.
+    #[error("{what}")]
+    Impossible {
+        /// What, and why not.
+        what: String,
+        /// What to do.
+        remedy: &'static str,
     },
     /// The system has no randomness, or memory for the password derivation.
     #[error("the cryptography failed: {0}")]
@@ -142,6 +152,8 @@ impl ReleaseError {
             Self::Signature { .. } => "release-signature-wrong",
             Self::CommentMissing { .. } => "release-comment-missing",
             Self::CommentMismatch { .. } => "release-comment-mismatch",
+            Self::Trust(cause) => cause.reason(),
+            Self::Impossible { .. } => "release-impossible",
             Self::Cryptography(_) => "cryptography",
         }
     }
@@ -159,7 +171,7 @@ impl ReleaseError {
             }
             Self::NoTerminal { .. } => "run it in a terminal, or give --password-file".to_owned(),
             Self::PublicKey { cause, .. } => cause.remedy().to_owned(),
-            Self::FileName { .. } => "call it after the release in it, such as 2026.06.yaml".to_owned(),
+            Self::FileName { .. } => "call it after what is in it, such as 2026.06.yaml".to_owned(),
             Self::Documents(_) => "correct what is named above".to_owned(),
             Self::Unsigned { file, .. } => format!("ctrlable release sign {} --key hq.key", file.display()),
             Self::Signature { cause: SignatureError::UnknownKey { .. }, .. } => {
@@ -168,6 +180,8 @@ impl ReleaseError {
             Self::Signature { .. } => "get file and signature again from where they were published".to_owned(),
             Self::CommentMissing { .. } => "sign it with ctrlable release sign".to_owned(),
             Self::CommentMismatch { .. } => "put the signature beside the file that it was made for".to_owned(),
+            Self::Trust(cause) => cause.remedy(),
+            Self::Impossible { remedy, .. } => (*remedy).to_owned(),
             Self::Cryptography(_) => "check the machine's memory and try again".to_owned(),
         }
     }
@@ -176,6 +190,7 @@ impl ReleaseError {
     pub fn refusals(&self) -> &[Refusal] {
         match self {
             Self::Documents(refusals) => refusals,
+            Self::Trust(cause) => cause.refusals(),
             _ => &[],
         }
     }

@@ -3,6 +3,7 @@ use std::path::{Path, PathBuf};
 use contract::document::{self, Document};
 use contract::ids::ReleaseId;
 use contract::manifest::Manifest;
+use contract::refusal::Refusal;
 
 use super::{PUBLIC_FILE, ReleaseError, create, read};
 
@@ -57,14 +58,17 @@ pub fn scaffold(id: &ReleaseId, origin: &Origin, directory: &Path) -> Result<Pat
 }
 
 /// Reads a manifest as if it lay in the fleet repository, and names it in refusals as it was given here.
-pub(super) fn parse(path: &Path, content: &[u8]) -> Result<Document<Manifest>, ReleaseError> {
+fn parse(path: &Path, content: &[u8]) -> Result<Document<Manifest>, ReleaseError> {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
-    document::manifest(&format!("releases/{name}"), content).map_err(|mut refusals| {
-        for refusal in &mut refusals {
-            refusal.place.file = path.display().to_string();
-        }
-        ReleaseError::Documents(refusals)
-    })
+    document::manifest(&format!("releases/{name}"), content).map_err(|refusals| as_given(refusals, path))
+}
+
+/// Refusals of a file that is named as it was given here.
+pub(super) fn as_given(mut refusals: Vec<Refusal>, path: &Path) -> ReleaseError {
+    for refusal in &mut refusals {
+        refusal.place.file = path.display().to_string();
+    }
+    ReleaseError::Documents(refusals)
 }
 
 /// The text with the id replaced where it stands first on the line of the field, so that comments and order are kept.

@@ -13,7 +13,7 @@ mod sign;
 pub use error::ReleaseError;
 pub use key::{KeyFiles, KeyProtection, SigningKey, keygen};
 pub use manifest::{Linted, Origin, lint, scaffold};
-pub use sign::{SignedFile, Strictness, Verification, sign, signable, verify};
+pub use sign::{Signable, SignedFile, Strictness, Verification, sign, signable, verify};
 
 use std::fs::{self, File};
 use std::io::{Read, Write};

@@ -1,23 +1,27 @@
 use std::path::{Path, PathBuf};
 
+use contract::document;
 use contract::ids::ReleaseId;
 use jiff::Timestamp;
 use sha2::{Digest, Sha256};
 
-use super::manifest::parse;
-use super::{Linted, ReleaseError, SigningKey, lint, read, replace};
-use crate::trust::{KeyId, KeySet, ReleaseComment, SIGNATURE_FILE_LIMIT};
+use super::manifest::as_given;
+use super::{ReleaseError, SigningKey, read, replace};
+use crate::trust::{KeyId, KeySet, Kind, SIGNATURE_FILE_LIMIT, SignatureFile, SignedComment, Subject, kind_of};
+
+/// Bytes of a document that are read at most: as many as `contract::document` takes, and one more so that it can say so.
+const DOCUMENT_LIMIT: usize = (1 << 20) + 1;
 
 /// Bytes of a file that is verified at most; minisign itself reads what it signs into memory, too.
 const FILE_LIMIT: usize = 64 << 20;
 
-/// A release that was signed.
+/// A document that was signed.
 #[derive(Debug, Clone)]
 pub struct SignedFile {
     /// Where the signature is.
     pub signature: PathBuf,
     /// What it says.
-    pub comment: ReleaseComment,
+    pub comment: SignedComment,
     /// The key that made it.
     pub key: KeyId,
 }
@@ -27,7 +31,7 @@ pub struct SignedFile {
 pub enum Strictness {
     /// Any signature will do, also one that `minisign -S` made.
     AnySignature,
-    /// It must be that of a release, as on a site.
+    /// It must say what it is for, as on a site.
     ReleaseOnly,
 }
 
@@ -38,32 +42,59 @@ pub struct Verification {
     pub key: KeyId,
     /// What it says.
     pub trusted_comment: String,
-    /// The release that it says it is, which file name and content say, too; none if it is not that of a release.
-    pub release: Option<ReleaseComment>,
+    /// What it says that was signed, which file name and content say, too; none if it is not HQ's.
+    pub comment: Option<SignedComment>,
     /// SHA-256 of the file.
     pub digest: String,
 }
 
-/// A manifest that can be signed: called after the release in it, and well-formed.
-pub fn signable(file: &Path) -> Result<Linted, ReleaseError> {
-    match named(file) {
-        Some(_) => lint(file),
-        None => Err(ReleaseError::FileName { path: file.to_owned() }),
+/// A document that can be signed.
+#[derive(Debug, Clone)]
+pub struct Signable {
+    /// What it is, by its own words and its path.
+    pub subject: Subject,
+    content: Vec<u8>,
+}
+
+/// Reads a document that HQ signs: a manifest called after the release in it, `keys/<n>.yaml` or `channels.yaml`. It must
+/// be well-formed.
+pub fn signable(file: &Path) -> Result<Signable, ReleaseError> {
+    let content = read(file, DOCUMENT_LIMIT)?;
+    let path = in_repository(file).ok_or_else(|| ReleaseError::FileName { path: file.to_owned() })?;
+    let numbered = |kind, number| Subject::Numbered(kind, number);
+    let subject = match kind_of(&path) {
+        Kind::Release => document::manifest(&path, &content).map(|found| Subject::Release(found.value.release)),
+        Kind::Keys => document::key_list(&path, &content).map(|found| numbered(Kind::Keys, found.value.keys)),
+        Kind::Channels => document::channels(&path, &content).map(|found| numbered(Kind::Channels, found.value.serial)),
+        Kind::Dealers => return Err(ReleaseError::FileName { path: file.to_owned() }),
+    };
+    let subject = subject.map_err(|refusals| as_given(refusals, file))?;
+    Ok(Signable { subject, content })
+}
+
+/// The path that a document has in the fleet repository, by its name and that of its directory.
+pub(super) fn in_repository(file: &Path) -> Option<String> {
+    let name = file.file_name()?.to_str()?;
+    let parent = file.parent().and_then(Path::file_name).and_then(|parent| parent.to_str());
+    match name {
+        "channels.yaml" | "dealers.yaml" => Some(name.to_owned()),
+        _ if parent == Some("keys") => Some(format!("keys/{name}")),
+        _ => named(file).map(|id| format!("releases/{id}.yaml")),
     }
 }
 
-/// Checks a manifest and signs it. The signature goes to `out`, or beside the file as minisign has it.
+/// Checks a document and signs it. The signature goes to `out`, or beside the file: to `FILE.minisig` as minisign has it,
+/// or to `FILE.<key>.minisig` when somebody else has signed already.
 pub fn sign(
     file: &Path,
     out: Option<&Path>,
     key: &SigningKey,
     signed_at: Timestamp,
 ) -> Result<SignedFile, ReleaseError> {
-    let Linted { content, document } = signable(file)?;
-    let release = document.value.release;
+    let Signable { subject, content } = signable(file)?;
     let cryptography = |cause: &dyn std::fmt::Display| ReleaseError::Cryptography(cause.to_string());
     let signed_at = Timestamp::from_second(signed_at.as_second()).map_err(|cause| cryptography(&cause))?;
-    let comment = ReleaseComment { release, signed_at };
+    let comment = SignedComment { subject, signed_at };
     let untrusted = format!("signature from ctrlable HQ secret key {}", key.id());
     let signed = minisign::sign(
         Some(&key.public),
@@ -73,12 +104,19 @@ pub fn sign(
         Some(&untrusted),
     )
     .map_err(|cause| cryptography(&cause))?;
-    let signature = out.map_or_else(|| beside(file), Path::to_owned);
+    let signature = out.map_or_else(|| place_for(file, key.id()), Path::to_owned);
     replace(&signature, &signed.to_bytes())?;
     Ok(SignedFile { signature, comment, key: key.id() })
 }
 
-/// Verifies the signature of any file; of a release also that comment, file name and content name the same one.
+/// Where a key's signature goes: its own place if it has one, the first place if nobody else has it.
+fn place_for(file: &Path, key: KeyId) -> PathBuf {
+    let (first, own) = (beside(file), with_suffix(file, &format!(".{key}.minisig")));
+    let holder = |path: &Path| Some(SignatureFile::parse(&read(path, SIGNATURE_FILE_LIMIT).ok()?).ok()?.key());
+    if own.exists() || (first.exists() && holder(&first).is_some_and(|holder| holder != key)) { own } else { first }
+}
+
+/// Verifies one signature of any file; of HQ's documents also that comment, file name and content name the same one.
 pub fn verify(
     file: &Path,
     signature: Option<&Path>,
@@ -93,21 +131,30 @@ pub fn verify(
     let signed = keys
         .verify(&content, &read(&signature, SIGNATURE_FILE_LIMIT)?)
         .map_err(|cause| ReleaseError::Signature { signature: signature.clone(), cause })?;
-    let release = signed.trusted_comment.parse::<ReleaseComment>().ok();
-    match &release {
+    let comment = signed.trusted_comment.parse::<SignedComment>().ok();
+    match &comment {
         None if strictness == Strictness::ReleaseOnly => {
             return Err(ReleaseError::CommentMissing { signature, comment: signed.trusted_comment });
         }
         None => {}
-        Some(comment) if named(file).as_ref() != Some(&comment.release) => {
-            let named = comment.release.clone();
-            return Err(ReleaseError::CommentMismatch { signature, named, file: file.to_owned() });
+        // What it says of itself must be what was signed.
+        Some(comment) => {
+            let mismatch = |signature| {
+                let named = comment.subject.clone();
+                ReleaseError::CommentMismatch { signature, named, file: file.to_owned() }
+            };
+            if named(file).is_some_and(|id| Subject::Release(id) != comment.subject) {
+                return Err(mismatch(signature));
+            }
+            match signable(file) {
+                Ok(found) if found.subject == comment.subject => {}
+                Ok(_) | Err(ReleaseError::FileName { .. }) => return Err(mismatch(signature)),
+                Err(error) => return Err(error),
+            }
         }
-        // The manifest's id must equal the file's name.
-        Some(_) => drop(parse(file, &content)?),
     }
     let digest = hex::encode(Sha256::digest(&content));
-    Ok(Verification { key: signed.key, trusted_comment: signed.trusted_comment, release, digest })
+    Ok(Verification { key: signed.key, trusted_comment: signed.trusted_comment, comment, digest })
 }
 
 /// The release that a file is called after.
@@ -117,7 +164,11 @@ fn named(file: &Path) -> Option<ReleaseId> {
 
 /// `FILE.minisig`, where the minisign tool looks for it.
 fn beside(file: &Path) -> PathBuf {
+    with_suffix(file, ".minisig")
+}
+
+fn with_suffix(file: &Path, suffix: &str) -> PathBuf {
     let mut name = file.as_os_str().to_owned();
-    name.push(".minisig");
+    name.push(suffix);
     PathBuf::from(name)
 }

@@ -76,7 +76,13 @@ impl Tree for Checkout {
     }
 
     fn list(&self, directory: &str) -> Result<Vec<String>, SourceError> {
-        let Some((path, kind)) = self.find(directory, "a directory")? else { return Ok(Vec::new()) };
+        let found = if directory.is_empty() {
+            let kind = fs::metadata(&self.root).map_err(|cause| self.broken(&cause))?.file_type();
+            Some((self.root.clone(), kind))
+        } else {
+            self.find(directory, "a directory")?
+        };
+        let Some((path, kind)) = found else { return Ok(Vec::new()) };
         if !kind.is_dir() {
             return Err(wrong_entry(directory, kind, "a directory"));
         }

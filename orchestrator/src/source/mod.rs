@@ -34,7 +34,7 @@ pub trait Tree {
     /// that is not a file: a directory, a symbolic link, a submodule.
     fn read(&self, path: &str, limit: usize) -> Result<Option<Vec<u8>>, SourceError>;
 
-    /// The names in a directory, sorted; none where there is no such directory.
+    /// The names in a directory, sorted; none where there is no such directory. The root has the empty path.
     fn list(&self, directory: &str) -> Result<Vec<String>, SourceError>;
 }
 

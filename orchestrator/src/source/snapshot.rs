@@ -105,7 +105,9 @@ impl Tree for Snapshot<'_> {
     }
 
     fn list(&self, directory: &str) -> Result<Vec<String>, SourceError> {
-        let Some(found) = self.find(directory)? else { return Ok(Vec::new()) };
+        let root = Found { id: self.root, mode: mode::DIRECTORY };
+        let found = if directory.is_empty() { Some(root) } else { self.find(directory)? };
+        let Some(found) = found else { return Ok(Vec::new()) };
         if found.mode & mode::TYPE != mode::DIRECTORY {
             return Err(wrong_entry(directory, found.mode, "a directory"));
         }

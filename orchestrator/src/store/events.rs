@@ -16,6 +16,11 @@ pub enum EventKind {
     RevisionAccepted,
     /// A revision was refused; the last good one stays in force.
     RevisionRefused,
+    /// The newest of HQ's documents that nothing goes back behind: it moved, was lost, was repaired, or somebody lies
+    /// about it.
+    Floor,
+    /// HQ's word, or the clock, went out of date or is fine again.
+    Freshness,
     /// The remote could not be read.
     SourceFailed,
     /// A plan with something to do.
@@ -55,6 +60,8 @@ impl EventKind {
             Self::Started => "started",
             Self::RevisionAccepted => "revision-accepted",
             Self::RevisionRefused => "revision-refused",
+            Self::Floor => "floor",
+            Self::Freshness => "freshness",
             Self::SourceFailed => "source-failed",
             Self::Planned => "planned",
             Self::Blocked => "blocked",

@@ -6,6 +6,7 @@
 
 mod agents;
 mod events;
+mod floor;
 mod instances;
 mod journal;
 mod revisions;
@@ -18,6 +19,7 @@ use rusqlite::{Connection, OpenFlags};
 
 pub use agents::{AgentRecord, Conflict, Enrolment, Healthiness};
 pub use events::{Event, EventKind, StoredEvent};
+pub use floor::FloorRecord;
 pub use instances::{InstanceRecord, Reservation, Trouble};
 pub use journal::{JournalEntry, JournalLine, JournalState, OpenEntry};
 pub use revisions::{RevisionRecord, Verdict};

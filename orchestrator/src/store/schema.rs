@@ -110,7 +110,24 @@ const STEPS: &[&str] = &[
     -- Keyed digests of the secrets in the newest assignment, as a JSON object by name.
     ALTER TABLE instances ADD COLUMN secrets TEXT;
 ",
+    FLOOR,
 ];
+
+/// The newest of HQ's documents that were accepted. No row: nobody has asked Proxmox yet what was accepted before.
+const FLOOR: &str = "
+    CREATE TABLE floor (
+        one INTEGER PRIMARY KEY CHECK (one = 1),
+        keys INTEGER NOT NULL,
+        keys_digest TEXT,
+        channels INTEGER NOT NULL,
+        channels_digest TEXT,
+        dealers INTEGER NOT NULL,
+        dealers_digest TEXT,
+        vouched_at INTEGER,             -- the latest time that HQ vouches for
+        evidence TEXT,                  -- JSON of files that prove it; absent: only the numbers are known
+        hq_revision TEXT                -- the newest revision whose documents of HQ were accepted
+    ) STRICT;
+";
 
 /// Takes the steps that this file has not had yet.
 pub(super) fn migrate(connection: &mut Connection, path: &Path) -> Result<()> {

@@ -2,10 +2,11 @@ use std::collections::BTreeMap;
 
 use super::signature::{Forged, KeyId, Malformed, SignatureFile, VerifyingKey};
 
-/// HQ's public keys, at least one. Any of them may sign a release.
+/// HQ's public keys, at least one, and how many of them must have signed what is believed.
 #[derive(Debug, Clone)]
 pub struct KeySet {
     keys: BTreeMap<KeyId, VerifyingKey>,
+    threshold: usize,
 }
 
 /// A list of keys that cannot be used.
@@ -25,6 +26,14 @@ pub enum KeySetError {
     /// Two entries have one key id; a signature could not tell which it means.
     #[error("two entries have the key id {0}")]
     Duplicate(KeyId),
+    /// More signatures are asked for than there are keys, or none.
+    #[error("{wanted} different signatures are asked for, and there are {keys} keys")]
+    Threshold {
+        /// Asked for.
+        wanted: u32,
+        /// There are.
+        keys: usize,
+    },
 }
 
 impl KeySetError {
@@ -34,6 +43,7 @@ impl KeySetError {
             Self::Empty => "keys-empty",
             Self::NotAKey { .. } => "key-malformed",
             Self::Duplicate(_) => "key-duplicate",
+            Self::Threshold { .. } => "threshold-impossible",
         }
     }
 
@@ -42,6 +52,7 @@ impl KeySetError {
         match self {
             Self::Empty | Self::NotAKey { .. } => "give the second line of HQ's hq.pub, which begins with RW",
             Self::Duplicate(_) => "remove one of them",
+            Self::Threshold { .. } => "give a threshold from 1 to the number of keys",
         }
     }
 }
@@ -78,7 +89,7 @@ pub enum SignatureError {
 }
 
 impl KeySet {
-    /// Reads public keys, each as base64 or as the content of a `.pub` file; comments and empty lines are skipped.
+    /// Reads public keys, any one of which is enough; each as base64 or as the content of a `.pub` file; comments and empty lines are skipped.
     pub fn parse(lines: &[String]) -> Result<Self, KeySetError> {
         let mut keys = BTreeMap::new();
         let lines = lines.iter().flat_map(|entry| entry.lines()).map(str::trim);
@@ -90,7 +101,21 @@ impl KeySet {
                 return Err(KeySetError::Duplicate(id));
             }
         }
-        if keys.is_empty() { Err(KeySetError::Empty) } else { Ok(Self { keys }) }
+        if keys.is_empty() { Err(KeySetError::Empty) } else { Ok(Self { keys, threshold: 1 }) }
+    }
+
+    /// The same keys, of which this many must have signed.
+    pub fn with_threshold(self, wanted: u32) -> Result<Self, KeySetError> {
+        let keys = self.keys.len();
+        match usize::try_from(wanted) {
+            Ok(threshold) if (1..=keys).contains(&threshold) => Ok(Self { threshold, ..self }),
+            _ => Err(KeySetError::Threshold { wanted, keys }),
+        }
+    }
+
+    /// How many different keys must have signed.
+    pub fn threshold(&self) -> usize {
+        self.threshold
     }
 
     /// The ids of the keys.
@@ -110,5 +135,12 @@ impl KeySet {
             Ok(comment) => Ok(Signed { key: id, trusted_comment: comment.to_owned() }),
             Err(Forged) => Err(SignatureError::Forged { key: id }),
         }
+    }
+
+    /// Verifies the trusted comment of a `.minisig` file without the file that was signed.
+    pub(super) fn verify_comment(&self, signature_file: &[u8]) -> Option<Signed> {
+        let signature = SignatureFile::parse(signature_file).ok()?;
+        let comment = signature.verify_comment(self.keys.get(&signature.key())?).ok()?;
+        Some(Signed { key: signature.key(), trusted_comment: comment.to_owned() })
     }
 }

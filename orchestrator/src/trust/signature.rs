@@ -1,4 +1,4 @@
-//! minisign's files, read strictly, and the trusted comment of a release.
+//! minisign's files, read strictly.
 //!
 //! The format is that of <https://jedisct1.github.io/minisign/>: four lines, of which the second signs the file and the
 //! fourth signs the second together with the trusted comment. Only the untrusted comment is protected by nothing.
@@ -9,8 +9,6 @@ use std::str::FromStr;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use contract::ids::ReleaseId;
-use jiff::Timestamp;
 use minisign::{PublicKey, SignatureBox};
 
 /// Bytes of a signature file that are read at most. minisign's own limit for a comment is 8 KiB, base64 adds little.
@@ -42,6 +40,8 @@ impl fmt::Display for KeyId {
 pub struct VerifyingKey {
     id: KeyId,
     key: PublicKey,
+    /// The Ed25519 key itself.
+    bytes: [u8; 32],
 }
 
 impl VerifyingKey {
@@ -61,7 +61,9 @@ impl FromStr for VerifyingKey {
             return Err(Malformed("it is of a kind that minisign does not have"));
         }
         let key = PublicKey::from_bytes(&bytes).map_err(|_| Malformed("it is not a minisign public key"))?;
-        Ok(Self { id: key_id(&bytes), key })
+        let mut ed25519 = [0; 32];
+        ed25519.copy_from_slice(&bytes[10..]);
+        Ok(Self { id: key_id(&bytes), key, bytes: ed25519 })
     }
 }
 
@@ -71,6 +73,8 @@ pub struct SignatureFile {
     key: KeyId,
     trusted_comment: String,
     signature: SignatureBox,
+    /// The signature over the file, and the one over that and the comment.
+    raw: [[u8; GLOBAL_SIGNATURE_BYTES]; 2],
 }
 
 /// Text that is not what minisign writes; says what is wrong with it.
@@ -108,13 +112,16 @@ impl SignatureFile {
         }
         let bytes: [u8; SIGNATURE_BYTES] = decode(signature)?;
         // The minisign crate would panic on a shorter one.
-        let _: [u8; GLOBAL_SIGNATURE_BYTES] = decode(global)?;
+        let global_bytes: [u8; GLOBAL_SIGNATURE_BYTES] = decode(global)?;
         if bytes[..2] != *ALGORITHM_LEGACY && bytes[..2] != *ALGORITHM_PREHASHED {
             return Err(Malformed("it is of a kind that minisign does not have"));
         }
         let signature = SignatureBox::from_string(&[UNTRUSTED, signature, trusted, global].join("\n"))
             .map_err(|_| Malformed("it is not a minisign signature"))?;
-        Ok(Self { key: key_id(&bytes), trusted_comment: trusted_comment.to_owned(), signature })
+        let mut own = [0; GLOBAL_SIGNATURE_BYTES];
+        own.copy_from_slice(&bytes[10..]);
+        let trusted_comment = trusted_comment.to_owned();
+        Ok(Self { key: key_id(&bytes), trusted_comment, signature, raw: [own, global_bytes] })
     }
 
     /// The key that it claims to be made with.
@@ -129,36 +136,15 @@ impl SignatureFile {
             .map_err(|_| Forged)?;
         Ok(&self.trusted_comment)
     }
-}
 
-/// What HQ says in the trusted comment of a release: `ctrlable release 2026.06 signed 2026-11-20T12:00:00Z`.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ReleaseComment {
-    /// Which release was signed.
-    pub release: ReleaseId,
-    /// When, by the clock of the one who signed; whole seconds.
-    pub signed_at: Timestamp,
-}
-
-impl fmt::Display for ReleaseComment {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "ctrlable release {} signed {}", self.release, self.signed_at)
-    }
-}
-
-impl FromStr for ReleaseComment {
-    type Err = Malformed;
-
-    /// Takes exactly what `Display` prints.
-    fn from_str(text: &str) -> Result<Self, Malformed> {
-        const NOT_OURS: Malformed = Malformed("it is not the trusted comment of a release");
-        let (release, signed_at) =
-            text.strip_prefix("ctrlable release ").and_then(|rest| rest.split_once(" signed ")).ok_or(NOT_OURS)?;
-        let comment = Self {
-            release: release.parse().map_err(|_| NOT_OURS)?,
-            signed_at: signed_at.parse().map_err(|_| NOT_OURS)?,
-        };
-        if comment.to_string() == text { Ok(comment) } else { Err(NOT_OURS) }
+    /// Verifies the second signature alone, which covers the trusted comment: proof that the holder of the key signed
+    /// *some* file with this comment, without that file.
+    pub fn verify_comment(&self, key: &VerifyingKey) -> Result<&str, Forged> {
+        let [own, global] = &self.raw;
+        let covered = [own.as_slice(), self.trusted_comment.as_bytes()].concat();
+        let key = ring::signature::UnparsedPublicKey::new(&ring::signature::ED25519, key.bytes);
+        key.verify(&covered, global).map_err(|_| Forged)?;
+        Ok(&self.trusted_comment)
     }
 }
 
@@ -183,27 +169,6 @@ fn decode<const N: usize>(text: &str) -> Result<[u8; N], Malformed> {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
-
-    #[test]
-    fn one_spelling_of_a_release_comment() {
-        let text = "ctrlable release 2026.06 signed 2026-11-20T12:00:00Z";
-        let comment: ReleaseComment = text.parse().unwrap();
-        assert_eq!(comment.release.as_str(), "2026.06");
-        assert_eq!(comment.to_string(), text);
-        for other in [
-            "timestamp:1700000000\tfile:2026.06.yaml\thashed",
-            "ctrlable release 2026.6 signed 2026-11-20T12:00:00Z",
-            "ctrlable release 2026.06",
-            "ctrlable release 2026.06 signed yesterday",
-            "ctrlable release 2026.06 signed 2026-11-20T13:00:00+01:00",
-            "ctrlable release 2026.06 signed 2026-11-20 12:00:00Z",
-            "ctrlable release  2026.06 signed 2026-11-20T12:00:00Z",
-            "Ctrlable release 2026.06 signed 2026-11-20T12:00:00Z",
-            "ctrlable release 2026.06 signed 2026-11-20T12:00:00Z and more",
-        ] {
-            assert!(other.parse::<ReleaseComment>().is_err(), "{other}");
-        }
-    }
 
     #[test]
     fn what_is_no_signature_file() {

@@ -10,14 +10,16 @@ use jiff::Timestamp;
 use sha2::{Digest, Sha256};
 
 use super::TrustError;
-use super::keys::{KeySet, SignatureError};
-use super::signature::{KeyId, ReleaseComment, SIGNATURE_FILE_LIMIT};
+use super::comment::Subject;
+use super::floor::Floor;
+use super::hq::{CHANNELS, Freshness, Hq};
+use super::signed::{Expected, Signatures, believe};
 use crate::secrets::Sealed;
 use crate::source::{Repository, Snapshot, Tree};
 
 /// Bytes of a manifest or a site that are read at most. `contract::document` has closer limits for each; this one keeps
 /// what is absurd from being read at all.
-const DOCUMENT_LIMIT: usize = 1 << 20;
+pub(super) const DOCUMENT_LIMIT: usize = 1 << 20;
 /// Names that an error lists at most.
 const NAMES_LISTED: usize = 8;
 
@@ -28,6 +30,10 @@ pub struct Memory {
     pub accepted: Option<Revision>,
     /// What every release was when it was first accepted.
     pub releases: BTreeMap<ReleaseId, Sha256Digest>,
+    /// The release in force.
+    pub in_force: Option<ReleaseId>,
+    /// The newest of HQ's documents.
+    pub floor: Floor,
 }
 
 /// How a revision must stand to the last one that was accepted. The first one ever is taken as it comes.
@@ -55,18 +61,11 @@ pub struct CheckedSite {
     sealed: Sealed,
 }
 
-/// Who signed a release, and when.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ReleaseSignature {
-    key: KeyId,
-    comment: ReleaseComment,
-}
-
 /// A release that HQ has signed.
 #[derive(Debug, Clone)]
 pub struct VerifiedRelease {
     release: CheckedRelease,
-    signature: ReleaseSignature,
+    signatures: Signatures,
 }
 
 /// A site of one revision, with a release that HQ has signed.
@@ -74,7 +73,8 @@ pub struct VerifiedRelease {
 pub struct VerifiedSite {
     checked: CheckedSite,
     revision: Revision,
-    signature: ReleaseSignature,
+    signatures: Signatures,
+    freshness: Freshness,
 }
 
 impl CheckedRelease {
@@ -131,22 +131,10 @@ impl CheckedSite {
     }
 }
 
-impl ReleaseSignature {
-    /// The key that made it.
-    pub fn key(&self) -> KeyId {
-        self.key
-    }
-
-    /// When, by the clock of the one who signed.
-    pub fn signed_at(&self) -> Timestamp {
-        self.comment.signed_at
-    }
-}
-
 impl VerifiedRelease {
     /// Who signed it.
-    pub fn signature(&self) -> &ReleaseSignature {
-        &self.signature
+    pub fn signatures(&self) -> &Signatures {
+        &self.signatures
     }
 }
 
@@ -165,13 +153,19 @@ impl VerifiedSite {
     }
 
     /// Who signed its release.
-    pub fn signature(&self) -> &ReleaseSignature {
-        &self.signature
+    pub fn signatures(&self) -> &Signatures {
+        &self.signatures
+    }
+
+    /// Whether HQ's word was fresh when it was accepted: if not, it only keeps the release that was in force.
+    pub fn freshness(&self) -> Freshness {
+        self.freshness
     }
 
     /// Moves the memory on. From then on nothing older is accepted, and the release may never change.
     pub fn remember(&self, memory: &mut Memory) {
         memory.accepted = Some(self.revision.clone());
+        memory.in_force = Some(self.release.id().clone());
         memory.releases.insert(self.release.id().clone(), self.release.digest().clone());
     }
 }
@@ -184,35 +178,46 @@ impl Deref for VerifiedSite {
     }
 }
 
-/// Believes a revision, or says why not: it continues what was accepted, HQ has signed the release as what it is, the
-/// release is what it was before, and site and release are well-formed and fit together.
+/// Believes a revision, or says why not: it continues what was accepted, HQ has signed the release as what it is and has
+/// not revoked it, the release is what it was before, and site and release are well-formed and fit together. When HQ's
+/// word is out of date, only the release in force goes on.
 pub fn verify(
     snapshot: &Snapshot<'_>,
     rule: HistoryRule<'_>,
     site: &SiteName,
-    keys: &KeySet,
+    hq: &Hq,
     memory: &Memory,
+    now: Timestamp,
 ) -> Result<VerifiedSite, TrustError> {
     continues(snapshot.id(), rule, memory)?;
     let document = read_site(snapshot, site)?;
-    let id = release_of(snapshot, &document)?;
-    let VerifiedRelease { release, signature } = verify_release(snapshot, id, keys, memory)?;
+    let none = BTreeMap::new();
+    let id = release_of(snapshot, &document, hq.channels().map_or(&none, |known| &known.channels))?;
+    let freshness = hq.freshness(now);
+    match freshness {
+        Freshness::ExpiredAt(expired) if memory.in_force.as_ref() != Some(&id) => {
+            return Err(TrustError::ChannelsExpired { expired, release: id });
+        }
+        Freshness::ExpiredAt(_) | Freshness::Current => {}
+    }
+    let VerifiedRelease { release, signatures } = verify_release(snapshot, &id, hq, memory)?;
     let checked = fit_together(snapshot, document, release)?;
-    Ok(VerifiedSite { checked, revision: snapshot.id().clone(), signature })
+    Ok(VerifiedSite { checked, revision: snapshot.id().clone(), signatures, freshness })
 }
 
 /// Believes one release of a revision, or says why not.
 pub fn verify_release(
     tree: &dyn Tree,
     id: &ReleaseId,
-    keys: &KeySet,
+    hq: &Hq,
     memory: &Memory,
 ) -> Result<VerifiedRelease, TrustError> {
+    if let Some(why) = hq.revoked(id) {
+        return Err(TrustError::ReleaseRevoked { release: id.clone(), why: why.to_owned() });
+    }
     let (file, content) = read_release(tree, id)?;
-    let signature = match tree.read(&format!("{file}.minisig"), SIGNATURE_FILE_LIMIT)? {
-        Some(signature) => signature_of(id, &file, &content, &signature, keys)?,
-        None => return Err(TrustError::ReleaseUnsigned { file }),
-    };
+    let expected = Expected::Subject(Subject::Release(id.clone()));
+    let signatures = believe(tree, &file, &content, &expected, hq.keys(), "the keys in force")?;
     // Only now is the content looked into: a parser never sees what nobody signed.
     let release = CheckedRelease::parse(&file, &content)?;
     match memory.releases.get(id) {
@@ -221,15 +226,21 @@ pub fn verify_release(
             before: before.clone(),
             now: release.digest().clone(),
         }),
-        _ => Ok(VerifiedRelease { release, signature }),
+        _ => Ok(VerifiedRelease { release, signatures }),
     }
 }
 
 /// Checks the files of a laptop as [`verify`] would, but for signature and history, which a laptop cannot judge.
 pub fn check(tree: &dyn Tree, site: &SiteName) -> Result<CheckedSite, TrustError> {
     let document = read_site(tree, site)?;
-    let id = release_of(tree, &document)?;
-    let (file, content) = read_release(tree, id)?;
+    let channels = match (&document.value.release, tree.read(CHANNELS, DOCUMENT_LIMIT)?) {
+        (ReleaseChoice::Channel(_), Some(content)) => {
+            document::channels(CHANNELS, &content).map_err(TrustError::Documents)?.value.channels
+        }
+        _ => BTreeMap::new(),
+    };
+    let id = release_of(tree, &document, &channels)?;
+    let (file, content) = read_release(tree, &id)?;
     let release = CheckedRelease::parse(&file, &content)?;
     fit_together(tree, document, release)
 }
@@ -258,20 +269,25 @@ fn read_site(tree: &dyn Tree, site: &SiteName) -> Result<Document<Site>, TrustEr
     }
 }
 
-/// The release that the site names, if the tree has it.
-fn release_of<'site>(tree: &dyn Tree, site: &'site Document<Site>) -> Result<&'site ReleaseId, TrustError> {
+/// The release that the site names or that its channel gives, if the tree has it.
+fn release_of(
+    tree: &dyn Tree,
+    site: &Document<Site>,
+    channels: &BTreeMap<String, ReleaseId>,
+) -> Result<ReleaseId, TrustError> {
     let id = match &site.value.release {
         ReleaseChoice::Exact(id) => id,
-        ReleaseChoice::Channel(channel) => {
-            let (site, channel) = (site.value.site.clone(), channel.clone());
-            return Err(TrustError::ChannelNotSupported { site, channel });
-        }
+        ReleaseChoice::Channel(channel) => channels.get(channel).ok_or_else(|| TrustError::ChannelUnknown {
+            site: site.value.site.clone(),
+            channel: channel.clone(),
+            available: nearest_first(channels.keys().cloned().collect(), channel),
+        })?,
     };
     let files = tree.list("releases")?;
     let releases: BTreeSet<ReleaseId> =
         files.iter().filter_map(|file| file.strip_suffix(".yaml")?.parse().ok()).collect();
     document::release_exists(site, &releases).map_err(|refusal| TrustError::Documents(vec![*refusal]))?;
-    Ok(id)
+    Ok(id.clone())
 }
 
 fn read_release(tree: &dyn Tree, id: &ReleaseId) -> Result<(String, Vec<u8>), TrustError> {
@@ -280,28 +296,6 @@ fn read_release(tree: &dyn Tree, id: &ReleaseId) -> Result<(String, Vec<u8>), Tr
         Some(content) => Ok((file, content)),
         None => Err(TrustError::ReleaseMissing { release: id.clone() }),
     }
-}
-
-fn signature_of(
-    id: &ReleaseId,
-    file: &str,
-    content: &[u8],
-    signature: &[u8],
-    keys: &KeySet,
-) -> Result<ReleaseSignature, TrustError> {
-    let file = file.to_owned();
-    let signed = match keys.verify(content, signature) {
-        Ok(signed) => signed,
-        Err(cause @ SignatureError::UnknownKey { .. }) => return Err(TrustError::ReleaseKeyUnknown { file, cause }),
-        Err(cause) => return Err(TrustError::ReleaseSignatureWrong { file, cause }),
-    };
-    let Ok(comment) = signed.trusted_comment.parse::<ReleaseComment>() else {
-        return Err(TrustError::ReleaseCommentMissing { file, comment: signed.trusted_comment });
-    };
-    if comment.release != *id {
-        return Err(TrustError::ReleaseCommentMismatch { file, named: comment.release, expected: id.clone() });
-    }
-    Ok(ReleaseSignature { key: signed.key, comment })
 }
 
 impl CheckedRelease {
@@ -320,7 +314,7 @@ fn fit_together(tree: &dyn Tree, document: Document<Site>, release: CheckedRelea
     Ok(CheckedSite { revision: tree.revision().cloned(), document, release, sealed })
 }
 
-fn digest(content: &[u8]) -> Sha256Digest {
+pub(super) fn digest(content: &[u8]) -> Sha256Digest {
     <[u8; 32]>::from(Sha256::digest(content)).into()
 }
 

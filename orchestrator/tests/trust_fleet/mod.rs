@@ -7,7 +7,7 @@ use contract::ids::{Revision, SiteName};
 use jiff::Timestamp;
 use orchestrator::release::{KeyProtection, SigningKey, keygen, sign};
 use orchestrator::source::Repository;
-use orchestrator::trust::{HistoryRule, KeySet, Memory, TrustError, VerifiedSite, verify};
+use orchestrator::trust::{HistoryRule, KeySet, Memory, TrustError, VerifiedSite, verify, verify_hq};
 
 use crate::source_remote::Remote;
 
@@ -110,7 +110,9 @@ impl Fleet {
             None => HistoryRule::FastForward(&self.repository),
             Some(named) => HistoryRule::AcceptRewrite(&self.repository, named),
         };
-        verify(&self.repository.at(&head).unwrap(), rule, &site("acme-hq"), &self.keys, &self.memory)
+        let snapshot = self.repository.at(&head).unwrap();
+        let hq = verify_hq(&snapshot, &self.keys, &self.memory.floor)?;
+        verify(&snapshot, rule, &site("acme-hq"), &hq, &self.memory, Timestamp::now())
     }
 
     /// Publishes what must be refused for this reason, and returns what is said about it.
