@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::enrolment::Identity;
+use crate::floor::Floor;
 use crate::ids::{Generation, GuestPath, UnitName};
 
 /// Path of the request.
@@ -44,6 +45,9 @@ pub struct HealthReport {
     /// The steps of the first boot, once; empty in later reports.
     #[serde(default)]
     pub first_boot: Vec<FirstBootStep>,
+    /// What the agent keeps for its orchestrator; absent: nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub floor: Option<Floor>,
 }
 
 /// What became of one generation.
@@ -134,6 +138,9 @@ pub struct HealthResponse {
     pub generation: Generation,
     /// Seconds until the next regular report.
     pub interval: u32,
+    /// What the agent is to keep from now on; present only when it is something else than was reported.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub floor: Option<Floor>,
 }
 
 impl HealthReport {

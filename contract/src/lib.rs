@@ -14,6 +14,8 @@ pub mod assignment;
 pub mod bootstrap;
 /// A guest's first words, and the certificate that answers them.
 pub mod enrolment;
+/// What an agent keeps for its orchestrator.
+pub mod floor;
 /// What an agent reports about its guest.
 pub mod health;
 

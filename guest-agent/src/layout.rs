@@ -14,6 +14,8 @@ pub(crate) const KEY: &str = "/var/lib/ctrlable-agent/key.pem";
 pub(crate) const CERTIFICATE: &str = "/var/lib/ctrlable-agent/cert.pem";
 /// The site's CA as it was at enrolment.
 pub(crate) const CA: &str = "/var/lib/ctrlable-agent/ca.pem";
+/// What the agent keeps for its orchestrator.
+pub(crate) const FLOOR: &str = "/var/lib/ctrlable-agent/floor";
 /// What a wiring that is not decided yet would be put back to.
 pub(crate) const ROLLBACK_DIR: &str = "/var/lib/ctrlable-agent/rollback";
 /// What is true only now: last contact, problems. Lost at shutdown, and never waited for.

@@ -22,6 +22,8 @@ mod dbus;
 mod enrol;
 /// An identity for a clone.
 mod first_boot;
+/// What is kept for the orchestrator.
+mod floor;
 /// What is reported.
 mod health;
 /// What must hold besides units.

@@ -6,6 +6,7 @@ mod support;
 use axum::http::StatusCode;
 use contract::assignment::{AssignedFile, Assignment, FileFormat, Probe, TcpProbe};
 use contract::enrolment::Problem;
+use contract::floor::Floor;
 use contract::health::WiringOutcome;
 use contract::ids::Generation;
 use contract::secret::Redacted;
@@ -248,6 +249,26 @@ async fn a_copy_of_an_enrolled_guest_does_not_use_its_certificate() {
     guest.file("sys/class/net/eth0/address", "bc:24:11:00:00:01", 0o644);
     let _running = guest.start(&bus.address);
     eventually("a report again", || (orchestrator.book.lock().unwrap().reports.len() > reports).then_some(())).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_floor_is_kept_and_reported_also_after_a_restart() {
+    let Some(World { orchestrator, bus, guest }) = world().await else { return };
+    orchestrator.assign(assignment(1, json!({ "listener": 1883 })));
+    let floor = Floor::new("keys 2, channels 17").unwrap();
+    orchestrator.book.lock().unwrap().floor = Some(floor.clone());
+    let running = guest.start(&bus.address);
+    let reported = || orchestrator.last_report().filter(|report| report.floor.as_ref() == Some(&floor));
+    eventually("a report with the floor", reported).await;
+    running.kill();
+    let reports = {
+        let mut book = orchestrator.book.lock().unwrap();
+        book.floor = None;
+        book.reports.len()
+    };
+    let _running = guest.start(&bus.address);
+    let next = || orchestrator.book.lock().unwrap().reports.get(reports).cloned();
+    assert_eq!(eventually("a report after the restart", next).await.floor, Some(floor));
 }
 
 #[tokio::test]

@@ -11,6 +11,7 @@ use anyhow::{Context, Result, bail};
 use contract::assignment::{self, Assignment};
 use contract::bootstrap::Bootstrap;
 use contract::enrolment::{self, EnrolRequest, EnrolResponse, Identity, Problem};
+use contract::floor::Floor;
 use contract::health::{self, HealthReport, HealthResponse, UnitHealth, Usage, WiringOutcome, WiringReport};
 use contract::ids::Generation;
 use contract::{PROTOCOL, secret::Secret};
@@ -63,6 +64,8 @@ pub struct Guest {
     pub assignment: Option<Assignment>,
     /// Labels of refused enrolments.
     pub refusals: Vec<String>,
+    /// What it keeps for its orchestrator.
+    pub floor: Option<Floor>,
     /// How often it was started.
     pub starts: u64,
     identity: u64,
@@ -331,7 +334,10 @@ impl Agent {
             let newer = loop {
                 sequence += 1;
                 let report = self.report(decided, sequence, began.elapsed());
-                let _: HealthResponse = answer(client.post(format!("{base}{}", health::PATH)).json(&report)).await?;
+                let told: HealthResponse = answer(client.post(format!("{base}{}", health::PATH)).json(&report)).await?;
+                if let Some(floor) = told.floor {
+                    self.with(|guest| guest.floor = Some(floor));
+                }
                 tokio::select! {
                     newer = &mut poll => break newer?,
                     () = tokio::time::sleep(REPORT) => {}
@@ -348,10 +354,15 @@ impl Agent {
     }
 
     fn report(&self, decided: Generation, sequence: u64, uptime: Duration) -> HealthReport {
-        let (identity, in_force, units) = self.with(|guest| {
+        let (identity, in_force, units, floor) = self.with(|guest| {
             let known = guest.assignment.as_ref();
             let units = known.map(|known| known.units.clone()).unwrap_or_default();
-            (identity(guest.identity), known.map_or(Generation(0), |known| known.generation), units)
+            (
+                identity(guest.identity),
+                known.map_or(Generation(0), |known| known.generation),
+                units,
+                guest.floor.clone(),
+            )
         });
         let outcome = if in_force < decided {
             WiringOutcome::PutBack { reason: "wiring-put-back".into(), detail: "as the test wants it".into() }
@@ -377,6 +388,7 @@ impl Agent {
             disk: Usage { total: 2 << 30, used: 1 << 29 },
             identity,
             first_boot: Vec::new(),
+            floor,
         }
     }
 }

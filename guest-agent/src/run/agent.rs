@@ -6,6 +6,7 @@ use std::time::{Duration, Instant as Clock};
 use contract::assignment::{Assignment, MAX_WAIT};
 use contract::bootstrap::Bootstrap;
 use contract::enrolment::{EnrolRequest, EnrolResponse};
+use contract::floor::Floor;
 use contract::health::{HealthReport, HealthResponse, WiringOutcome, WiringReport};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::time::{Instant, sleep};
@@ -26,7 +27,7 @@ use crate::state::{Enrolment, FirstBootReport, Phase, State, Watched};
 use crate::status::{self, Status, Subject};
 use crate::wiring::apply::{self, Deadlines};
 use crate::wiring::transaction::Recovered;
-use crate::{bootstrap, layout, log};
+use crate::{bootstrap, floor, layout, log};
 
 /// Time between reports until the orchestrator says otherwise.
 const FIRST_INTERVAL: Duration = Duration::from_secs(30);
@@ -90,6 +91,7 @@ pub(super) struct Agent<B> {
     state: State,
     status: Status,
     client: Option<Rc<Client>>,
+    floor: Option<Floor>,
     sender: UnboundedSender<Event>,
     started: Clock,
     /// Whether a wiring is under way: then nothing is observed.
@@ -110,6 +112,7 @@ impl<B: SystemBus + 'static> Agent<B> {
         let (sender, events) = unbounded_channel();
         let Start { root, bus, bootstrap, seal, state, recovered } = start;
         let boot_id = health::boot_id(&root);
+        let floor = floor::load(&root);
         let mut agent = Self {
             root,
             bus,
@@ -118,6 +121,7 @@ impl<B: SystemBus + 'static> Agent<B> {
             state,
             status: Status::default(),
             client: None,
+            floor,
             sender,
             started: Clock::now(),
             applying: false,
@@ -447,6 +451,7 @@ impl<B: SystemBus + 'static> Agent<B> {
             disk: self.root.usage(),
             identity,
             first_boot,
+            floor: self.floor.clone(),
         };
         self.reporting = true;
         self.spawn(async move { Event::Reported(client.report(&report).await) });
@@ -455,9 +460,12 @@ impl<B: SystemBus + 'static> Agent<B> {
     fn reported(&mut self, outcome: std::result::Result<HealthResponse, Failure>) {
         self.reporting = false;
         let next = match outcome {
-            Ok(HealthResponse { interval, .. }) => {
+            Ok(HealthResponse { interval, floor, .. }) => {
                 self.status.contact();
                 self.report_backoff.reset();
+                if let Some(floor) = floor {
+                    self.keep_floor(floor);
+                }
                 // The first boot is over when its wiring is decided; only then the steps are complete.
                 if self.state.first_boot == FirstBootReport::Due && self.state.phase == Phase::Reporting {
                     self.state.first_boot = FirstBootReport::Sent;
@@ -476,6 +484,15 @@ impl<B: SystemBus + 'static> Agent<B> {
         };
         // Something may have changed while the report was on its way: then the next one is due already.
         self.report_due = self.report_due.min(Instant::now() + next);
+    }
+
+    /// Only what is on disk counts as kept: it is reported, and what is not is sent again.
+    fn keep_floor(&mut self, floor: Floor) {
+        let outcome = floor::save(&self.root, &floor);
+        if outcome.is_ok() {
+            self.floor = Some(floor);
+        }
+        self.remembered(outcome);
     }
 
     /// Notes a failure of enrolment or long-poll, and says how long to wait.

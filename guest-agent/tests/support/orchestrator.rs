@@ -11,6 +11,7 @@ use axum::response::{IntoResponse, Json, Response};
 use axum::routing::{get, post};
 use contract::assignment::Assignment;
 use contract::enrolment::{EnrolRequest, EnrolResponse, Problem};
+use contract::floor::Floor;
 use contract::health::{HealthReport, HealthResponse};
 use contract::ids::Generation;
 use hyper_util::rt::{TokioExecutor, TokioIo};
@@ -68,6 +69,8 @@ pub struct Book {
     pub refusals: VecDeque<(StatusCode, Problem)>,
     /// Every health report.
     pub reports: Vec<HealthReport>,
+    /// What agents are to keep.
+    pub floor: Option<Floor>,
     /// Requests that came without the right certificate.
     pub strangers: usize,
 }
@@ -189,6 +192,8 @@ async fn health(State(shared): State<Shared>, Json(report): Json<HealthReport>) 
         return refusal;
     }
     let generation = report.generation;
-    shared.book.lock().unwrap().reports.push(report);
-    Json(HealthResponse { generation, interval: 1 }).into_response()
+    let mut book = shared.book.lock().unwrap();
+    let floor = book.floor.clone().filter(|floor| report.floor.as_ref() != Some(floor));
+    book.reports.push(report);
+    Json(HealthResponse { generation, interval: 1, floor }).into_response()
 }

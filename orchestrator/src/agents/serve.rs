@@ -142,7 +142,7 @@ async fn take_report(
     match note(&agents, &instance, &report, &peer) {
         Ok(generation) => {
             let interval = u32::try_from(agents.interval.as_secs()).unwrap_or(u32::MAX);
-            Json(HealthResponse { generation, interval }).into_response()
+            Json(HealthResponse { generation, interval, floor: None }).into_response()
         }
         Err(error) => store_trouble(&error),
     }

@@ -89,8 +89,8 @@ impl Limits {
         uri_bytes: 1024,
         header_bytes: 8 * 1024,
         headers: 32,
-        // An enrolment or a health report with some 200 units is below it.
-        body_bytes: 64 * 1024,
+        // An enrolment or a health report with some 200 units is below 64 KiB, and a floor in JSON as well.
+        body_bytes: 128 * 1024,
     };
 
     /// For people's machines: a metrics collector, a forge's hook, a proxy. All may come from one address.

@@ -138,7 +138,8 @@ impl Store {
         healthy: Healthiness,
     ) -> Result<Option<HealthReport>> {
         let before = self.agent(instance)?.and_then(|agent| agent.report);
-        let text = serde_json::to_string(report).unwrap_or_default();
+        // The floor is no part of a guest's health, and large.
+        let text = serde_json::to_string(&HealthReport { floor: None, ..report.clone() }).unwrap_or_default();
         self.with("written", |db| {
             db.prepare_cached(
                 "UPDATE agents SET report = ?2, last_seen = ?3, address = ?4,
