@@ -13,8 +13,8 @@ use crate::trust::{self, Hq, KeySet, Numbers, TrustError};
 /// Markers that are rewritten in one pass at most: each is a call of some 100 ms on a real node, and nothing hurries.
 const MARKERS_AT_ONCE: usize = 10;
 
-/// Characters of a floor that agents keep at most.
-const EVIDENCE_LIMIT: usize = 32 << 10;
+/// Bytes of a floor that agents keep at most.
+const EVIDENCE_LIMIT: usize = contract::floor::MAX_BYTES;
 
 /// Keeps the floor.
 #[derive(Debug)]

@@ -60,7 +60,11 @@ async fn serve(config: Config) -> anyhow::Result<ExitCode> {
     store.set_meta("report-interval", &config.agents.interval.as_secs().to_string())?;
     let (wake, fetch): (Wake, Arc<Notify>) = Default::default();
     let (book, pulse) = (Arc::<Book>::default(), Arc::<Pulse>::default());
+    let follower = Arc::new(Follower::new(&config, store.clone())?);
+    let keeper = follower.keeper().clone();
+    follower.restore()?;
     let agents = Arc::new(Agents {
+        keeper: keeper.clone(),
         ca: SiteCa::open(&config.state, &config.site)?,
         store: store.clone(),
         site: config.site.clone(),
@@ -72,9 +76,6 @@ async fn serve(config: Config) -> anyhow::Result<ExitCode> {
     });
     let keys = Identities::of_site(&config.state)?;
     let client = Client::new(config.proxmox.clone())?;
-    let follower = Arc::new(Follower::new(&config, store.clone())?);
-    let keeper = follower.keeper().clone();
-    follower.restore()?;
     let executor = Executor::new(client.clone(), store.clone(), book, wake.clone());
     let (agents_address, guests) =
         agents::listen(agents.clone(), config.agents.listen, &config.agents.names(), Limits::AGENTS).await?;

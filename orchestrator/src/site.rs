@@ -217,11 +217,14 @@ impl Follower {
                 return Ok(Look::Unreachable);
             }
         };
-        if self.current().is_some_and(|site| *site.revision() == head) {
+        // Others may have told of newer words of HQ than the remote has.
+        let memory = self.memory()?;
+        let behind = self.hq().is_some_and(|hq| hq.floor().numbers() != memory.floor.numbers());
+        if !behind && self.current().is_some_and(|site| *site.revision() == head) {
             self.is_news("");
             return Ok(Look::Same);
         }
-        let (hq, site) = self.judge(&head, &self.memory()?);
+        let (hq, site) = self.judge(&head, &memory);
         if let Some(hq) = hq {
             self.keeper.accept(&hq, &head)?;
             self.set_hq(hq);

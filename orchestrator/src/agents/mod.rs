@@ -14,6 +14,7 @@ use contract::assignment::Assignment;
 use contract::ids::{InstanceName, SiteName};
 use tokio::sync::{Notify, watch};
 
+use crate::floor::Keeper;
 use crate::store::Store;
 
 pub use ca::{CaError, SiteCa, claim};
@@ -69,6 +70,8 @@ impl Book {
 pub struct Agents {
     /// The ledger.
     pub store: Store,
+    /// The newest of HQ's documents, which guests keep for us.
+    pub keeper: Arc<Keeper>,
     /// The site's CA.
     pub ca: SiteCa,
     /// The site.

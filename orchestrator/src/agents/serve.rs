@@ -11,12 +11,14 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Extension, Json, Router};
 use contract::enrolment::{self, EnrolRequest, Problem};
+use contract::floor::Floor;
 use contract::health::{self, HealthReport, HealthResponse, WiringOutcome};
 use contract::ids::{Generation, InstanceName};
 use contract::{PROTOCOL, assignment};
 use serde::Deserialize;
 
 use super::{Agents, Peer, enrol};
+use crate::floor::Offered;
 use crate::store::{Event, EventKind, Healthiness, StoreError};
 
 pub(super) fn router(agents: Arc<Agents>) -> Router {
@@ -127,6 +129,10 @@ async fn take_report(
     Extension(peer): Extension<Peer>,
     Json(report): Json<HealthReport>,
 ) -> Response {
+    let floor = match floor_for(&agents, &report, &peer) {
+        Ok(floor) => floor,
+        Err(error) => return store_trouble(&error),
+    };
     let instance = match holder(&agents, &peer) {
         Ok(instance) => instance,
         Err(response) => return *response,
@@ -142,10 +148,37 @@ async fn take_report(
     match note(&agents, &instance, &report, &peer) {
         Ok(generation) => {
             let interval = u32::try_from(agents.interval.as_secs()).unwrap_or(u32::MAX);
-            Json(HealthResponse { generation, interval, floor: None }).into_response()
+            Json(HealthResponse { generation, interval, floor }).into_response()
         }
         Err(error) => store_trouble(&error),
     }
+}
+
+/// Takes what a guest knows of the newest of HQ's documents, and says what it must keep instead, if anything. It needs a
+/// certificate of our CA, but not one that the ledger knows: a ledger that was lost knows none.
+fn floor_for(agents: &Agents, report: &HealthReport, peer: &Peer) -> Result<Option<Floor>, StoreError> {
+    if peer.certificate.is_none() {
+        return Ok(None);
+    }
+    let address = peer.address.ip();
+    if let Some(held) = &report.floor {
+        match agents.keeper.offered(held.as_str())? {
+            Offered::Newer(numbers) => {
+                let message = format!("the guest at {address} knows of newer documents than the ledger: {numbers}");
+                agents.store.record(Event::new(EventKind::Floor, message).reason("floor-restored"))?;
+            }
+            Offered::Wrong(error) if agents.is_news(address, "floor-unproved") => {
+                let message =
+                    format!("what the guest at {address} keeps as the newest of HQ's documents is not: {error}");
+                agents.store.record(Event::new(EventKind::Floor, message).reason("floor-unproved"))?;
+            }
+            Offered::Wrong(_) | Offered::Same | Offered::Older => {}
+        }
+    }
+    let ours = agents.keeper.known()?.and_then(|known| known.evidence);
+    let ours = ours.filter(|ours| report.floor.as_ref().is_none_or(|held| held.as_str() != ours));
+    // One that is too large was never written down.
+    Ok(ours.and_then(|text| Floor::new(text).ok()))
 }
 
 /// Stores a report and tells the event log what changed.

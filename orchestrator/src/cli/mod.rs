@@ -4,6 +4,7 @@
 
 mod doctor;
 mod editor;
+mod hq;
 mod look;
 mod plan;
 pub mod release;

@@ -5,18 +5,19 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use super::Format;
+use super::{Format, hq};
 use clap::{Args, Subcommand};
 use contract::ids::ReleaseId;
 use contract::secret::Secret;
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
 use zeroize::Zeroizing;
 
 use crate::release::{
-    KeyProtection, Origin, ReleaseError, SigningKey, Strictness, keygen, lint, scaffold, sign, signable, verify,
+    ChannelChange, KeyChange, KeyProtection, Origin, ReleaseError, SigningKey, Strictness, keygen, lint, scaffold,
+    sign, signable, verify,
 };
-use crate::trust::{KeySet, SignedComment, Subject, VerifyingKey};
+use crate::trust::{KeyId, KeySet, SignedComment, Subject, VerifyingKey};
 
 /// Make keys, and make, check, sign and verify releases.
 #[derive(Debug, Args)]
@@ -65,16 +66,82 @@ enum Command {
         #[arg(required = true, value_name = "FILE")]
         files: Vec<PathBuf>,
     },
-    /// Check a manifest and sign it.
+    /// Write the next list of HQ's keys, to be signed by the list before and by its own keys.
+    ///
+    /// Example: ctrlable release keys --dir . --add ben.pub --threshold 2
+    Keys {
+        /// The checkout of the fleet repository.
+        #[arg(long, value_name = "DIR", default_value = ".")]
+        dir: PathBuf,
+        /// Keys of the first list, the orchestrators' configuration, as long as there is no other.
+        #[arg(long, num_args = 1.., value_name = "FILE|KEY")]
+        pubkey: Vec<String>,
+        /// Keys that come: files, or keys themselves (RW…).
+        #[arg(long, num_args = 1.., value_name = "FILE|KEY")]
+        add: Vec<String>,
+        /// Keys that go, by their ids.
+        #[arg(long, num_args = 1.., value_name = "ID")]
+        remove: Vec<KeyId>,
+        /// How many different keys must have signed what HQ publishes. Default: as before.
+        #[arg(long, value_name = "N")]
+        threshold: Option<u32>,
+    },
+    /// Write the next channels.yaml, in which a channel gives another release, or which only lasts longer.
+    ///
+    /// Example: ctrlable release channel stable 2026.06 --expires 90d
+    Channel {
+        /// The channel.
+        #[arg(requires = "release")]
+        name: Option<String>,
+        /// The release that it gives.
+        release: Option<ReleaseId>,
+        /// How long sites follow it.
+        #[arg(long, value_name = "TIME", default_value = "90d", value_parser = hq::duration)]
+        expires: SignedDuration,
+        /// The checkout of the fleet repository.
+        #[arg(long, value_name = "DIR", default_value = ".")]
+        dir: PathBuf,
+    },
+    /// Write the next channels.yaml, in which a release is revoked.
+    ///
+    /// Example: ctrlable release revoke 2026.05 --why "broker does not start"
+    Revoke {
+        /// The release.
+        release: ReleaseId,
+        /// Why, for the dealers.
+        #[arg(long)]
+        why: String,
+        /// How long sites follow it.
+        #[arg(long, value_name = "TIME", default_value = "90d", value_parser = hq::duration)]
+        expires: SignedDuration,
+        /// The checkout of the fleet repository.
+        #[arg(long, value_name = "DIR", default_value = ".")]
+        dir: PathBuf,
+    },
+    /// Show who has signed a document of a checkout and who has not; exit 1 if it does not suffice.
+    ///
+    /// Example: ctrlable release inspect channels.yaml --pubkey hq.pub
+    Inspect {
+        /// releases/<id>.yaml, keys/<n>.yaml or channels.yaml.
+        file: PathBuf,
+        /// Keys of the first list, the orchestrators' configuration: files, or keys themselves (RW…).
+        #[arg(long, required = true, num_args = 1.., value_name = "FILE|KEY")]
+        pubkey: Vec<String>,
+        /// How many of them must have signed, as in the orchestrators' configuration.
+        #[arg(long, value_name = "N", default_value_t = 1)]
+        threshold: u32,
+    },
+    /// Check a document of HQ and sign it. Several people sign one after the other, on any machines.
     ///
     /// Example: ctrlable release sign releases/2026.06.yaml --key ~/hq/hq.key
     Sign {
-        /// The manifest, called <release id>.yaml.
+        /// <release id>.yaml, keys/<n>.yaml or channels.yaml.
         file: PathBuf,
         /// HQ's secret key, or one that minisign made.
         #[arg(long, value_name = "FILE")]
         key: PathBuf,
-        /// Where the signature goes. Default: beside the manifest, with .minisig behind its name.
+        /// Where the signature goes. Default: beside the file, with .minisig behind its name, or .<key id>.minisig if
+        /// somebody else has signed already.
         #[arg(long, value_name = "FILE")]
         out: Option<PathBuf>,
         /// Take the password from the first line of a file instead of asking for it.
@@ -100,9 +167,11 @@ enum Command {
 }
 
 /// A result in both formats.
-struct Done {
-    text: String,
-    json: Value,
+pub(super) struct Done {
+    pub(super) text: String,
+    pub(super) json: Value,
+    /// Whether what was asked about is so.
+    pub(super) met: bool,
 }
 
 /// Runs one command and prints what came of it.
@@ -115,23 +184,45 @@ pub fn run(args: ReleaseArgs, format: Format) -> ExitCode {
         Command::Sign { file, key, out, password_file } => {
             sign_file(&file, &key, out.as_deref(), password_file.as_deref())
         }
+        Command::Keys { dir, pubkey, add, remove, threshold } => each_key(&pubkey)
+            .and_then(|first| hq::keys(&dir, &KeyChange { first, add: each_key(&add)?, remove, threshold })),
+        Command::Channel { name, release, expires, dir } => {
+            let change = match name.zip(release) {
+                Some((name, release)) => ChannelChange::Give(name, release),
+                None => ChannelChange::Renew,
+            };
+            hq::channels(&dir, change, expires)
+        }
+        Command::Revoke { release, why, expires, dir } => {
+            hq::channels(&dir, ChannelChange::Revoke(release, why), expires)
+        }
+        Command::Inspect { file, pubkey, threshold } => public_keys(&pubkey)
+            .and_then(|keys| {
+                keys.with_threshold(threshold)
+                    .map_err(|cause| ReleaseError::PublicKey { given: format!("--threshold {threshold}"), cause })
+            })
+            .and_then(|keys| hq::look(&file, &keys)),
         Command::Verify { file, pubkey, signature, strict } => {
             let strictness = if strict { Strictness::ReleaseOnly } else { Strictness::AnySignature };
             verify_file(&file, &pubkey, signature.as_deref(), strictness)
         }
     };
     match (result, format) {
-        (Ok(done), Format::Text) => anstream::println!("{}", done.text),
-        (Ok(done), Format::Json) => anstream::println!("{}", with_ok(done.json)),
+        (Ok(done), format) => {
+            match format {
+                Format::Text => anstream::println!("{}", done.text),
+                Format::Json => anstream::println!("{}", with_ok(done.json)),
+            }
+            return if done.met { ExitCode::SUCCESS } else { ExitCode::FAILURE };
+        }
         (Err(error), format) => {
             match format {
                 Format::Text => anstream::eprintln!("{}", failure_text(&error)),
                 Format::Json => anstream::println!("{}", failure_json(&error)),
             }
-            return ExitCode::FAILURE;
+            ExitCode::FAILURE
         }
     }
-    ExitCode::SUCCESS
 }
 
 fn make_keys(out: &Path, no_password: bool, password_file: Option<&Path>) -> Result<Done, ReleaseError> {
@@ -157,7 +248,7 @@ fn make_keys(out: &Path, no_password: bool, password_file: Option<&Path>) -> Res
     let json = json!({
         "key": made.id.to_string(), "secret_file": made.secret, "public_file": made.public, "public_key": made.encoded,
     });
-    Ok(Done { text, json })
+    Ok(Done { text, json, met: true })
 }
 
 fn make_manifest(
@@ -172,7 +263,7 @@ fn make_manifest(
     };
     let file = scaffold(id, &origin, dir)?;
     let text = format!("wrote {}\nnext: change it, then ctrlable release lint {}", file.display(), file.display());
-    Ok(Done { text, json: json!({ "file": file, "release": id }) })
+    Ok(Done { text, json: json!({ "file": file, "release": id }), met: true })
 }
 
 fn lint_all(files: &[PathBuf], format: Format) -> ExitCode {
@@ -228,7 +319,7 @@ fn sign_file(file: &Path, key: &Path, out: Option<&Path>, password_file: Option<
         "release": release_in(&signed.comment), "subject": signed.comment.subject.to_string(), "key": signed.key.to_string(), "signature": signed.signature,
         "trusted_comment": signed.comment.to_string(), "signed_at": signed.comment.signed_at.to_string(),
     });
-    Ok(Done { text, json })
+    Ok(Done { text, json, met: true })
 }
 
 fn verify_file(
@@ -256,7 +347,7 @@ fn verify_file(
         "signed_at": verified.comment.as_ref().map(|comment| comment.signed_at.to_string()),
         "sha256": verified.digest,
     });
-    Ok(Done { text, json })
+    Ok(Done { text, json, met: true })
 }
 
 /// The release that was signed, if it is one.
@@ -269,6 +360,11 @@ fn release_in(comment: &SignedComment) -> Option<String> {
 
 /// Public keys, each a file or the key itself.
 fn public_keys(given: &[String]) -> Result<KeySet, ReleaseError> {
+    KeySet::parse(&each_key(given)?).map_err(|cause| ReleaseError::PublicKey { given: given.join(", "), cause })
+}
+
+/// As [`public_keys`], each in base64.
+fn each_key(given: &[String]) -> Result<Vec<String>, ReleaseError> {
     let mut keys = Vec::new();
     for entry in given {
         let text = match std::fs::read_to_string(entry) {
@@ -279,9 +375,10 @@ fn public_keys(given: &[String]) -> Result<KeySet, ReleaseError> {
         // One by one, so that the bad one is named.
         KeySet::parse(std::slice::from_ref(&text))
             .map_err(|cause| ReleaseError::PublicKey { given: entry.clone(), cause })?;
-        keys.push(text);
+        let lines = text.lines().map(str::trim).filter(|line| line.parse::<VerifyingKey>().is_ok());
+        keys.extend(lines.map(str::to_owned));
     }
-    KeySet::parse(&keys).map_err(|cause| ReleaseError::PublicKey { given: given.join(", "), cause })
+    Ok(keys)
 }
 
 fn password_from(file: &Path) -> Result<Secret, ReleaseError> {

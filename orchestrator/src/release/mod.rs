@@ -3,6 +3,8 @@
 
 /// Why a command did not do what it was asked.
 mod error;
+/// Lists of keys, channels, and who signed what.
+mod hq;
 /// Making and reading HQ's key pair.
 mod key;
 /// Manifests: new ones, and whether they are well-formed.
@@ -11,6 +13,7 @@ mod manifest;
 mod sign;
 
 pub use error::ReleaseError;
+pub use hq::{ChannelChange, Inspected, Inspection, KeyChange, inspect, next_channels, next_keys};
 pub use key::{KeyFiles, KeyProtection, SigningKey, keygen};
 pub use manifest::{Linted, Origin, lint, scaffold};
 pub use sign::{Signable, SignedFile, Strictness, Verification, sign, signable, verify};

@@ -10,7 +10,7 @@ use super::{ReleaseError, SigningKey, read, replace};
 use crate::trust::{KeyId, KeySet, Kind, SIGNATURE_FILE_LIMIT, SignatureFile, SignedComment, Subject, kind_of};
 
 /// Bytes of a document that are read at most: as many as `contract::document` takes, and one more so that it can say so.
-const DOCUMENT_LIMIT: usize = (1 << 20) + 1;
+pub(super) const DOCUMENT_LIMIT: usize = (1 << 20) + 1;
 
 /// Bytes of a file that is verified at most; minisign itself reads what it signs into memory, too.
 const FILE_LIMIT: usize = 64 << 20;

@@ -1,7 +1,7 @@
 use std::collections::BTreeMap;
 
 use contract::document::{self, Document};
-use contract::hq::{Channels, Numbered};
+use contract::hq::{Channels, KeyList, Numbered};
 use contract::ids::{ReleaseId, Sha256Digest};
 use contract::refusal::Refusal;
 use jiff::{SignedDuration, Timestamp};
@@ -93,9 +93,36 @@ pub fn verify_hq(tree: &dyn Tree, configured: &KeySet, before: &Floor) -> Result
 
 /// Walks the lists of keys: each is signed by the threshold of the one before and by its own.
 pub(super) fn walk(tree: &dyn Tree, configured: &KeySet, before: &Seen) -> Result<Chain, TrustError> {
+    walk_to(tree, configured, before, u32::MAX)
+}
+
+/// Whose signatures a document needs, in words, and their keys: the newest list's; of a list the one's before and its own.
+pub fn keys_for(
+    tree: &dyn Tree,
+    configured: &KeySet,
+    list: Option<&KeyList>,
+) -> Result<Vec<(String, KeySet)>, TrustError> {
+    let last = list.map_or(u32::MAX, |list| list.keys - 1);
+    let chain = walk_to(tree, configured, &Seen::default(), last)?;
+    let mut needed = vec![(format!("list {}", chain.newest.number), chain.keys)];
+    if let Some(list) = list {
+        needed.push((format!("list {} itself", list.keys), keys_of(list)?));
+    }
+    Ok(needed)
+}
+
+fn keys_of(list: &KeyList) -> Result<KeySet, TrustError> {
+    let keys = KeySet::parse(&list.public_keys).and_then(|keys| keys.with_threshold(list.threshold));
+    keys.map_err(|cause| TrustError::KeysUnusable { list: list.keys, cause })
+}
+
+fn walk_to(tree: &dyn Tree, configured: &KeySet, before: &Seen, last: u32) -> Result<Chain, TrustError> {
     let first = Seen { number: 1, digest: None };
     let mut chain = Chain { keys: configured.clone(), newest: first, time: None, files: Vec::new() };
     for number in 2..=LISTS_LIMIT {
+        if number > last {
+            return Ok(chain);
+        }
         let file = format!("keys/{number}.yaml");
         let Some(content) = tree.read(&file, DOCUMENT_LIMIT)? else {
             let entries = tree.list("keys")?;
@@ -114,8 +141,7 @@ pub(super) fn walk(tree: &dyn Tree, configured: &KeySet, before: &Seen) -> Resul
         let old = believe(tree, &file, &content, &expected, &chain.keys, &of)?;
         // Only now is it looked into: a parser never sees what nobody signed.
         let list = document::key_list(&file, &content).map_err(TrustError::Documents)?.value;
-        let keys = KeySet::parse(&list.public_keys).and_then(|keys| keys.with_threshold(list.threshold));
-        let keys = keys.map_err(|cause| TrustError::KeysUnusable { list: number, cause })?;
+        let keys = keys_of(&list)?;
         let own = believe(tree, &file, &content, &expected, &keys, &format!("list {number} itself"))?;
         let seen = Seen { number, digest: Some(digest(&content)) };
         unchanged(&file, Kind::Keys, &seen, before)?;

@@ -29,7 +29,7 @@ mod site;
 pub use comment::{Kind, SignedComment, Subject};
 pub use error::{Flaw, TrustError};
 pub use floor::{Floor, Numbers, Seen, prove, to_text};
-pub use hq::{CLOCK_TOLERANCE, Freshness, Hq, verify_hq};
+pub use hq::{CLOCK_TOLERANCE, Freshness, Hq, keys_for, verify_hq};
 pub use keys::{KeySet, KeySetError, SignatureError, Signed};
 pub use signature::{Forged, KeyId, Malformed, SIGNATURE_FILE_LIMIT, SignatureFile, VerifyingKey};
 pub use signed::{Examined, Expected, SIGNATURES_LIMIT, SignatureFlaw, Signatures, examine, kind_of};

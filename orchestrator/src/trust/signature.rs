@@ -35,6 +35,17 @@ impl fmt::Display for KeyId {
     }
 }
 
+impl FromStr for KeyId {
+    type Err = Malformed;
+
+    /// Takes exactly what `Display` prints.
+    fn from_str(text: &str) -> Result<Self, Malformed> {
+        let id = u64::from_str_radix(text, 16).map(|id| Self(id.to_le_bytes()));
+        let id = id.ok().filter(|id| id.to_string() == text);
+        id.ok_or(Malformed("it is not a key id: 16 hex digits, in upper case"))
+    }
+}
+
 /// One public key of HQ.
 #[derive(Debug, Clone)]
 pub struct VerifyingKey {

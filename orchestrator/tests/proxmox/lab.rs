@@ -164,6 +164,7 @@ async fn a_guest_from_template_to_grave() {
             instance: "zigbee".parse().unwrap(),
             release: "2026.06".parse().unwrap(),
             template: "zigbee2mqtt".parse().unwrap(),
+            floor: None,
         };
         let fixed = Addressing::Static { address: "10.77.0.50/24".parse().unwrap(), gateway: None };
         let change = ConfigChange {
