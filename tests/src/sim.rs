@@ -142,6 +142,14 @@ impl Sim {
         self.shared.guests().get(hostname).cloned().with_context(|| format!("no guest {hostname} was ever started"))
     }
 
+    /// Somebody who owns a guest puts this where its agent keeps what it was told.
+    pub fn falsify_floor(&self, hostname: &str, floor: Floor) -> Result<()> {
+        let mut guests = self.shared.guests();
+        let guest = guests.get_mut(hostname).with_context(|| format!("no guest {hostname} was ever started"))?;
+        guest.floor = Some(floor);
+        Ok(())
+    }
+
     /// Host names of all guests that live.
     pub fn hostnames(&self) -> Vec<String> {
         self.shared.guests().keys().cloned().collect()

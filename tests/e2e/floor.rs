@@ -1,0 +1,168 @@
+//! What HQ took back stays taken back: with the ledger lost, with the markers lost, and with a guest that lies.
+#![allow(clippy::unwrap_used, clippy::panic)]
+
+use std::fs;
+use std::path::PathBuf;
+
+use anyhow::{Context, Result, ensure};
+use contract::floor::Floor;
+use serde_json::{Value, json};
+use tests::run::{await_for, run};
+use tests::small::{INSTANCES, SETTLES, Small, hostname};
+
+/// HQ writes the next channels and signs them, with what it says beside.
+fn channels(small: &Small, change: &[&str]) -> Result<()> {
+    let world = &small.world;
+    let mut command = world.ctrlable(["release"]);
+    run(command.args(change).arg("--dir").arg(world.checkout()))?;
+    let file = world.checkout().join("channels.yaml");
+    run(world.ctrlable(["release", "sign"]).arg(file).arg("--key").arg(world.dir.join("hq/hq.key")))?;
+    Ok(())
+}
+
+/// Channels as they are now, to be put back later.
+fn keep(small: &Small) -> Result<Vec<(PathBuf, Vec<u8>)>> {
+    let files = ["channels.yaml", "channels.yaml.minisig"].map(|name| small.world.checkout().join(name));
+    files.into_iter().map(|file| Ok((file.clone(), fs::read(file)?))).collect()
+}
+
+fn put_back(kept: &[(PathBuf, Vec<u8>)]) -> Result<()> {
+    kept.iter().try_for_each(|(file, content)| Ok(fs::write(file, content)?))
+}
+
+/// Descriptions of the guests, by number.
+fn descriptions(small: &Small) -> Result<Vec<(u64, String)>> {
+    let mut found = Vec::new();
+    for (vmid, _) in small.world.guests()? {
+        let config = small.world.node("GET", &format!("/api2/json/nodes/pve1/lxc/{vmid}/config"), None)?;
+        found.push((vmid, config["data"]["description"].as_str().unwrap_or_default().to_owned()));
+    }
+    Ok(found)
+}
+
+/// A site that runs with serial 2, told to markers and guests; and serial 1, which was in force before.
+fn grown() -> Result<(tempfile::TempDir, Small, Vec<(PathBuf, Vec<u8>)>)> {
+    let dir = tempfile::tempdir()?;
+    let mut small = Small::build(&dir.path().join("world"))?;
+    channels(&small, &["channel", "stable", "2026.06"])?;
+    small.world.push("channels 1")?;
+    small.world.start_orchestrator()?;
+    small.await_settled(&INSTANCES)?;
+    let old = keep(&small)?;
+    channels(&small, &["revoke", "2026.01", "--why", "broker does not start"])?;
+    small.world.push("channels 2")?;
+    await_for("the floor is everywhere", SETTLES, || {
+        let in_ledger = small.world.status()?["floor"]["c"] == 2;
+        let in_markers =
+            descriptions(&small)?.iter().all(|(_, text)| text.contains("\"floor\":{\"k\":1,\"c\":2,\"d\":0}"));
+        let told = |name: &str| {
+            let floor = small.sim.guest(&hostname(name)).ok()?.floor?;
+            Some(floor.as_str().contains("ctrlable channels 2 signed"))
+        };
+        let in_guests = INSTANCES.iter().all(|(name, _)| told(name) == Some(true));
+        Ok((in_ledger && in_markers && in_guests).then_some(()))
+    })
+    .with_context(|| format!("{:#?}\n{}", descriptions(&small), small.world.orchestrator_log()))?;
+    Ok((dir, small, old))
+}
+
+fn lose_ledger(small: &Small) -> Result<()> {
+    let state = small.world.dir.join("site/state");
+    for entry in fs::read_dir(&state)? {
+        let entry = entry?;
+        if entry.file_name().to_string_lossy().starts_with("ledger.db") {
+            fs::remove_file(entry.path())?;
+        }
+    }
+    Ok(fs::remove_dir_all(state.join("fleet.git"))?)
+}
+
+fn refused_and_then_accepted(small: &Small, new: &[(PathBuf, Vec<u8>)]) -> Result<()> {
+    let event = small.await_event("document-rolled-back")?;
+    ensure!(event["kind"] == "revision-refused", "{event}");
+    ensure!(small.world.status()?["accepted"].is_null(), "the older one was accepted");
+    put_back(new)?;
+    let revision = small.world.push("channels 2 again")?;
+    ensure!(small.world.await_verdict(&revision)?.is_none(), "the newest is refused");
+    Ok(())
+}
+
+#[test]
+fn a_lost_ledger_does_not_reopen_an_older_word_of_hq() -> Result<()> {
+    let (_dir, mut small, old) = grown()?;
+    let new = keep(&small)?;
+    small.world.stop_orchestrator()?;
+    lose_ledger(&small)?;
+    put_back(&old)?;
+    small.world.push("channels 1 again")?;
+    // While nobody can be asked, nothing is accepted.
+    small.world.kill_lab()?;
+    small.world.start_orchestrator()?;
+    small.await_event("floor-unknown")?;
+    small.await_event("unreachable")?;
+    ensure!(small.world.status()?["newest"].is_null(), "a revision was looked at");
+    small.world.start_lab()?;
+    small.await_event("floor-restored")?;
+    refused_and_then_accepted(&small, &new)
+}
+
+#[test]
+fn guests_know_what_ledger_and_markers_lost() -> Result<()> {
+    let (_dir, mut small, old) = grown()?;
+    let new = keep(&small)?;
+    small.world.stop_orchestrator()?;
+    lose_ledger(&small)?;
+    for (vmid, text) in descriptions(&small)? {
+        let (before, _) = text.split_once(",\"floor\"").context("a marker without floor")?;
+        let body = json!({ "description": format!("{before}}} -->") });
+        small.world.node("PUT", &format!("/api2/json/nodes/pve1/lxc/{vmid}/config"), Some(&body))?;
+    }
+    put_back(&old)?;
+    small.world.push("channels 1 again")?;
+    let (remote, away) = (small.world.remote(), small.world.dir.join("away.git"));
+    fs::rename(&remote, &away)?;
+    small.world.start_orchestrator()?;
+    let event = small.await_event("floor-restored")?;
+    ensure!(event["message"].as_str().unwrap_or_default().starts_with("the guest at"), "{event}");
+    fs::rename(&away, &remote)?;
+    refused_and_then_accepted(&small, &new)
+}
+
+#[test]
+fn a_guest_that_lies_changes_nothing() -> Result<()> {
+    let (dir, small, old) = grown()?;
+    let stranger = dir.path().join("stranger");
+    run(small.world.ctrlable(["release", "keygen", "--no-password", "--out"]).arg(&stranger))?;
+    let public = fs::read_to_string(stranger.join("hq.pub"))?;
+    // A list of keys of its own, and channels of the far future signed with these.
+    let fake = dir.path().join("fake");
+    fs::create_dir(&fake)?;
+    let key = public.lines().nth(1).context("a public key has two lines")?;
+    run(small.world.ctrlable(["release", "keys", "--pubkey", key, "--dir"]).arg(&fake))?;
+    run(small
+        .world
+        .ctrlable(["release", "sign"])
+        .arg(fake.join("keys/2.yaml"))
+        .arg("--key")
+        .arg(stranger.join("hq.key")))?;
+    let evidence: Value = ["keys/2.yaml", "keys/2.yaml.minisig"]
+        .iter()
+        .map(|path| Ok(((*path).to_owned(), Value::from(fs::read_to_string(fake.join(path))?))))
+        .collect::<Result<serde_json::Map<_, _>>>()?
+        .into();
+    let right = |name: &str| Ok::<_, anyhow::Error>(small.sim.guest(&hostname(name))?.floor);
+    let ours = right("hub")?.context("it keeps a floor")?;
+    // One that is proved, but older: what was in force before.
+    let older = json!({ "channels.yaml.minisig": String::from_utf8(old[1].1.clone())? });
+    for (name, lie) in [("hub", evidence.to_string()), ("attic", older.to_string()), ("cellar", "{".repeat(99))] {
+        small.sim.falsify_floor(&hostname(name), Floor::new(lie)?)?;
+    }
+    small.await_event("floor-unproved")?;
+    await_for("every guest keeps the right floor again", SETTLES, || {
+        let repaired = INSTANCES.iter().all(|(name, _)| right(name).is_ok_and(|floor| floor.as_ref() == Some(&ours)));
+        Ok(repaired.then_some(()))
+    })?;
+    ensure!(small.world.status()?["floor"] == json!({ "k": 1, "c": 2, "d": 0 }), "the floor moved");
+    ensure!(small.world.events()?.iter().all(|event| event["reason"] != "floor-restored"), "a lie was believed");
+    small.await_settled(&INSTANCES)
+}
