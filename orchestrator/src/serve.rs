@@ -290,34 +290,27 @@ impl Loop {
             return Ok(());
         }
         self.store.set_meta(STANDING, &serde_json::to_string(&standing).unwrap_or_default())?;
-        let tell = |message: String, reason: Option<&str>| {
-            let event = Event::new(EventKind::Freshness, message);
-            self.store.record(match reason {
-                Some(reason) => event.reason(reason),
-                None => event,
-            })
-        };
+        let tell = |message: String| Event::new(EventKind::Freshness, message);
         match (standing.frozen, before.frozen) {
-            (true, false) => tell(
-                "channels.yaml is out of date: the site stays as it is and goes to no other release before HQ signs a \
-                 newer one"
-                    .to_owned(),
-                Some("channels-expired"),
-            )?,
-            (false, true) => tell("channels.yaml is fresh again: upgrades are possible".to_owned(), None)?,
-            _ => {}
+            (true, false) => {
+                let message = "channels.yaml is out of date: the site stays as it is, and goes to no other release before \
+                               HQ signs a newer one";
+                self.store.record(tell(message.to_owned()).reason("channels-expired"))?;
+            }
+            (false, true) => self.store.record(tell("channels.yaml is fresh again".to_owned()))?,
+            (true, true) | (false, false) => {}
         }
         match (hq.floor().clock_behind(now), before.clock_behind) {
-            (Some(behind), false) => tell(
-                format!(
-                    "the clock is {} min behind what HQ has signed: that time is taken until it is right; check the \
+            (Some(behind), false) => {
+                let message = format!(
+                    "the clock is {} min behind what HQ has signed, and that time is taken until it is right: check the \
                      site's time service",
                     behind.as_mins()
-                ),
-                Some("clock-behind"),
-            ),
-            (None, true) => tell("the clock is right again".to_owned(), None),
-            _ => Ok(()),
+                );
+                self.store.record(tell(message).reason("clock-behind"))
+            }
+            (None, true) => self.store.record(tell("the clock is right again".to_owned())),
+            (Some(_), true) | (None, false) => Ok(()),
         }
     }
 

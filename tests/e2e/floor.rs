@@ -128,6 +128,66 @@ fn guests_know_what_ledger_and_markers_lost() -> Result<()> {
     refused_and_then_accepted(&small, &new)
 }
 
+/// HQ signs channels that expired a while ago; then fresh ones; then takes back the release that is in force.
+#[test]
+fn an_expired_word_freezes_and_a_revoked_release_gets_no_new_guests() -> Result<()> {
+    let dir = tempfile::tempdir()?;
+    let mut small = Small::build(&dir.path().join("world"))?;
+    channels(&small, &["channel"])?;
+    small.world.push("channels 1")?;
+    small.world.start_orchestrator()?;
+    small.await_settled(&INSTANCES)?;
+
+    let file = small.world.checkout().join("channels.yaml");
+    let old = "serial: 2\nissued: 2025-11-20T12:00:00Z\nexpires: 2025-12-20T12:00:00Z\nchannels: {}\n";
+    fs::write(&file, old)?;
+    let sign = || {
+        run(small.world.ctrlable(["release", "sign"]).arg(&file).arg("--key").arg(small.world.dir.join("hq/hq.key")))
+    };
+    sign()?;
+    let revision = small.world.push("channels 2, out of date")?;
+    ensure!(small.world.await_verdict(&revision)?.is_none(), "the release in force does not go on");
+    let event = small.await_event("channels-expired")?;
+    ensure!(event["kind"] == "freshness", "{event}");
+    ensure!(small.world.status()?["hq"]["frozen"] == true, "{:#}", small.world.status()?);
+    let text = fs::read_to_string(small.world.manifest())?;
+    let next = small.world.checkout().join("releases/2026.07.yaml");
+    fs::write(&next, text.replace("2026.06", "2026.07"))?;
+    run(small.world.ctrlable(["release", "sign"]).arg(&next).arg("--key").arg(small.world.dir.join("hq/hq.key")))?;
+    let site = fs::read_to_string(small.world.site_file())?;
+    fs::write(small.world.site_file(), site.replace("2026.06", "2026.07"))?;
+    let revision = small.world.push("an upgrade on a word that is out of date")?;
+    ensure!(small.world.await_verdict(&revision)?.as_deref() == Some("channels-expired"), "the upgrade is not refused");
+    small.await_settled(&INSTANCES)?;
+
+    fs::write(small.world.site_file(), site)?;
+    channels(&small, &["revoke", "2026.06", "--why", "broker does not start"])?;
+    let revision = small.world.push("channels 3")?;
+    ensure!(
+        small.world.await_verdict(&revision)?.as_deref() == Some("release-revoked"),
+        "a revoked release is accepted"
+    );
+    small.await_settled(&INSTANCES)?;
+    let status = small.world.status()?;
+    ensure!(status["hq"]["frozen"] == false && status["hq"]["channels"] == 3, "{status:#}");
+    // Somebody destroys a guest by hand: it is not made anew from what was taken back, the others go on.
+    let (vmid, _) =
+        small.world.guests()?.into_iter().find(|(_, row)| row["name"] == hostname("attic")).context("attic")?;
+    small.world.node("POST", &format!("/api2/json/nodes/pve1/lxc/{vmid}/status/stop"), None)?;
+    await_for("attic is gone", SETTLES, || {
+        let gone = small.world.node("DELETE", &format!("/api2/json/nodes/pve1/lxc/{vmid}"), None);
+        Ok((gone.is_ok() && small.world.guests()?.len() == 2).then_some(()))
+    })?;
+    let row = small.await_reason("attic", "release-revoked")?;
+    ensure!(row["cause"].as_str().unwrap_or_default().contains("broker does not start"), "{row}");
+    // After a restart it is the same: what HQ said last is read again.
+    small.world.stop_orchestrator()?;
+    small.world.start_orchestrator()?;
+    small.await_reason("attic", "release-revoked")?;
+    ensure!(small.world.guests()?.len() == 2, "{:?}", small.world.guests()?);
+    small.await_healthy("hub")
+}
+
 #[test]
 fn a_guest_that_lies_changes_nothing() -> Result<()> {
     let (dir, small, old) = grown()?;

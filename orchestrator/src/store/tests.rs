@@ -153,3 +153,24 @@ fn identities_are_unique_across_the_site() {
     assert_eq!(enrol(&two, "ae", identity("02", "k2")), Ok(()));
     assert_eq!(store.holder(&digest("ae")).unwrap(), Some(two));
 }
+
+#[test]
+fn a_ledger_that_was_told_no_floor_says_so() {
+    use crate::trust::Numbers;
+    let (dir, store) = store();
+    assert_eq!(store.floor().unwrap(), None);
+    assert!(!store.raise_floor(Numbers::default()).unwrap(), "nothing moved");
+    assert_eq!(store.floor().unwrap(), Some(FloorRecord::default()));
+    let numbers = Numbers { keys: 2, channels: 17, dealers: 3 };
+    assert!(store.raise_floor(numbers).unwrap());
+    assert!(!store.raise_floor(Numbers { channels: 16, ..numbers }).unwrap());
+    let mut record = store.floor().unwrap().unwrap();
+    record.floor.time = Some("2026-11-20T12:00:00Z".parse().unwrap());
+    record.floor.keys.digest = Some("0af5".repeat(16).parse().unwrap());
+    record.evidence = Some("{}".into());
+    record.revision = Some("4f".repeat(20).parse().unwrap());
+    store.set_floor(&record).unwrap();
+    drop(store);
+    let store = Store::open(dir.path()).unwrap();
+    assert_eq!(store.floor().unwrap(), Some(record));
+}

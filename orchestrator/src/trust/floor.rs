@@ -174,3 +174,56 @@ pub fn prove(text: &str, configured: &KeySet) -> Result<Floor, TrustError> {
     }
     Ok(floor)
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    fn at(text: &str) -> Timestamp {
+        text.parse().unwrap()
+    }
+
+    /// The clock is believed unless HQ has signed something later, and a clock that once ran ahead leaves no trace.
+    #[test]
+    fn time_is_what_the_clock_and_hq_say() {
+        let mut floor = Floor::default();
+        let noon = at("2026-11-20T12:00:00Z");
+        assert_eq!((floor.at_least(noon), floor.clock_behind(noon)), (noon, None));
+        floor.vouch(Some(noon));
+        floor.vouch(None);
+        let morning = at("2026-11-20T08:00:00Z");
+        assert_eq!(floor.at_least(morning), noon);
+        assert_eq!(floor.clock_behind(morning), Some(SignedDuration::from_hours(4)));
+        // Clocks differ by minutes.
+        assert_eq!(floor.clock_behind(at("2026-11-20T11:56:00Z")), None);
+        // Ahead for a moment, and back again.
+        assert_eq!(floor.at_least(at("2099-01-01T00:00:00Z")), at("2099-01-01T00:00:00Z"));
+        assert_eq!(floor.at_least(noon), noon);
+    }
+
+    #[test]
+    fn numbers_only_rise_and_forget_the_digest_behind_them() {
+        let digest: Sha256Digest = "0af5".repeat(16).parse().unwrap();
+        let mut floor = Floor { channels: Seen { number: 17, digest: Some(digest.clone()) }, ..Floor::default() };
+        floor.raise(Numbers { keys: 1, channels: 16, dealers: 0 });
+        assert_eq!(floor.channels, Seen { number: 17, digest: Some(digest) });
+        floor.raise(Numbers { keys: 0, channels: 18, dealers: 2 });
+        assert_eq!(floor.numbers(), Numbers { keys: 1, channels: 18, dealers: 2 });
+        assert_eq!(floor.channels.digest, None);
+    }
+
+    proptest::proptest! {
+        /// Whatever a guest hands out, it is refused and not crashed on.
+        #[test]
+        fn nothing_that_is_handed_out_panics(text in ".{0,200}", path in "(keys/[0-9]|channels|dealers)[.]yaml([.]minisig)?") {
+            let key = "RWTZq1lV6JEnh1wpzXnJNzPzNZhdqVCXV3slBqhW1mMyqOkzZE7zWBuS".to_owned();
+            let configured = KeySet::parse(&[key]).unwrap();
+            proptest::prop_assert!(prove(&text, &configured).is_err() || text.trim() == "{}");
+            let told = serde_json::json!({ path: text }).to_string();
+            if let Ok(floor) = prove(&told, &configured) {
+                proptest::prop_assert_eq!(floor.numbers(), Numbers { keys: 1, ..Numbers::default() });
+            }
+        }
+    }
+}
