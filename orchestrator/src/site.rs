@@ -52,9 +52,6 @@ pub enum Look {
     FloorUnknown,
 }
 
-/// Label of a ledger that does not know yet what was accepted before it.
-const FLOOR_UNKNOWN: &str = "floor-unknown";
-
 impl Follower {
     /// Nothing is fetched yet.
     pub fn new(config: &Config, store: Store) -> Result<Self, KeySetError> {
@@ -195,10 +192,10 @@ impl Follower {
     /// Fetches, verifies, and puts the head in force if it holds. Blocks; call it where that is allowed.
     pub fn look(&self) -> Result<Look, StoreError> {
         if self.keeper.known()?.is_none() {
-            if self.is_news(FLOOR_UNKNOWN) {
+            if self.is_news("floor-unknown") {
                 let message = "nothing is accepted before the markers of this site's guests on Proxmox were read: a ledger \
                                that is new, or was lost, does not know what was accepted before it";
-                self.store.record(Event::new(EventKind::Floor, message).reason(FLOOR_UNKNOWN))?;
+                self.store.record(Event::new(EventKind::Floor, message).reason("floor-unknown"))?;
             }
             return Ok(Look::FloorUnknown);
         }
