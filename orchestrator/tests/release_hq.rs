@@ -98,5 +98,5 @@ fn channels_lead_to_a_release_and_take_it_back() {
     assert_eq!(fine(dir, "channel")["serial"], 4);
     let renewed = fs::read_to_string(dir.join("channels.yaml")).unwrap();
     assert_eq!(text.lines().skip(3).collect::<Vec<_>>(), renewed.lines().skip(3).collect::<Vec<_>>());
-    assert_eq!(release(dir, "channel --expires soon").status.code(), Some(2));
+    assert!(!release(dir, "channel --expires soon").status.success());
 }

@@ -10,6 +10,9 @@ use serde_json::{Value, json};
 use tests::run::{await_for, run};
 use tests::small::{INSTANCES, SETTLES, Small, hostname};
 
+/// Files, to be put back later.
+type Kept = Vec<(PathBuf, Vec<u8>)>;
+
 /// HQ writes the next channels and signs them, with what it says beside.
 fn channels(small: &Small, change: &[&str]) -> Result<()> {
     let world = &small.world;
@@ -21,12 +24,12 @@ fn channels(small: &Small, change: &[&str]) -> Result<()> {
 }
 
 /// Channels as they are now, to be put back later.
-fn keep(small: &Small) -> Result<Vec<(PathBuf, Vec<u8>)>> {
+fn keep(small: &Small) -> Result<Kept> {
     let files = ["channels.yaml", "channels.yaml.minisig"].map(|name| small.world.checkout().join(name));
     files.into_iter().map(|file| Ok((file.clone(), fs::read(file)?))).collect()
 }
 
-fn put_back(kept: &[(PathBuf, Vec<u8>)]) -> Result<()> {
+fn put_back(kept: &Kept) -> Result<()> {
     kept.iter().try_for_each(|(file, content)| Ok(fs::write(file, content)?))
 }
 
@@ -41,7 +44,7 @@ fn descriptions(small: &Small) -> Result<Vec<(u64, String)>> {
 }
 
 /// A site that runs with serial 2, told to markers and guests; and serial 1, which was in force before.
-fn grown() -> Result<(tempfile::TempDir, Small, Vec<(PathBuf, Vec<u8>)>)> {
+fn grown() -> Result<(tempfile::TempDir, Small, Kept)> {
     let dir = tempfile::tempdir()?;
     let mut small = Small::build(&dir.path().join("world"))?;
     channels(&small, &["channel", "stable", "2026.06"])?;
@@ -77,7 +80,7 @@ fn lose_ledger(small: &Small) -> Result<()> {
     Ok(fs::remove_dir_all(state.join("fleet.git"))?)
 }
 
-fn refused_and_then_accepted(small: &Small, new: &[(PathBuf, Vec<u8>)]) -> Result<()> {
+fn refused_and_then_accepted(small: &Small, new: &Kept) -> Result<()> {
     let event = small.await_event("document-rolled-back")?;
     ensure!(event["kind"] == "revision-refused", "{event}");
     ensure!(small.world.status()?["accepted"].is_null(), "the older one was accepted");

@@ -213,7 +213,7 @@ pub fn run(args: ReleaseArgs, format: Format) -> ExitCode {
                 Format::Text => anstream::println!("{}", done.text),
                 Format::Json => anstream::println!("{}", with_ok(done.json)),
             }
-            return if done.met { ExitCode::SUCCESS } else { ExitCode::FAILURE };
+            if done.met { ExitCode::SUCCESS } else { ExitCode::FAILURE }
         }
         (Err(error), format) => {
             match format {

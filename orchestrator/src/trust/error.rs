@@ -46,7 +46,7 @@ pub enum TrustError {
         /// What it is.
         kind: Kind,
         /// What is wrong with its signatures.
-        flaw: Flaw,
+        flaw: Box<Flaw>,
     },
     /// The document says another number than its signatures.
     #[error("{file} says that it is {said}, but it was signed as {signed}")]

@@ -2,7 +2,7 @@ use std::collections::BTreeMap;
 
 use contract::document::{self, Document};
 use contract::hq::{Channels, KeyList, Numbered};
-use contract::ids::{ReleaseId, Sha256Digest};
+use contract::ids::ReleaseId;
 use contract::refusal::Refusal;
 use jiff::{SignedDuration, Timestamp};
 
@@ -168,6 +168,9 @@ fn unchanged(file: &str, kind: Kind, found: &Seen, before: &Seen) -> Result<(), 
     }
 }
 
+/// Reads a document of one kind.
+type Parse<T> = fn(&str, &[u8]) -> Result<Document<T>, Vec<Refusal>>;
+
 /// Reads and believes a numbered document, which is not older than what was seen before; none if there never was one.
 fn numbered<T: Numbered>(
     tree: &dyn Tree,
@@ -175,7 +178,7 @@ fn numbered<T: Numbered>(
     kind: Kind,
     keys: &KeySet,
     of: &str,
-    parse: fn(&str, &[u8]) -> Result<Document<T>, Vec<Refusal>>,
+    parse: Parse<T>,
     before: &Seen,
 ) -> Result<Option<Believed<T>>, TrustError> {
     let Some(content) = tree.read(file, DOCUMENT_LIMIT)? else {
@@ -238,10 +241,5 @@ impl Hq {
             }
             _ => Freshness::Current,
         }
-    }
-
-    /// The digest of the channels, for who compares.
-    pub fn channels_digest(&self) -> Option<&Sha256Digest> {
-        self.channels.as_ref()?.seen.digest.as_ref()
     }
 }

@@ -87,9 +87,11 @@ pub(super) fn files_of(tree: &dyn Tree, file: &str) -> Result<Vec<String>, Trust
     let prefix = if directory.is_empty() { String::new() } else { format!("{directory}/") };
     let files: Vec<String> = entries.map(|entry| format!("{prefix}{entry}")).collect();
     match files.len() {
-        count if count > SIGNATURES_LIMIT => {
-            Err(TrustError::Signatures { file: file.to_owned(), kind: kind_of(file), flaw: Flaw::TooMany(count) })
-        }
+        count if count > SIGNATURES_LIMIT => Err(TrustError::Signatures {
+            file: file.to_owned(),
+            kind: kind_of(file),
+            flaw: Box::new(Flaw::TooMany(count)),
+        }),
         _ => Ok(files),
     }
 }
@@ -148,7 +150,10 @@ pub(super) fn believe(
     keys: &KeySet,
     of: &str,
 ) -> Result<Signatures, TrustError> {
-    let refuse = |flaw| Err(TrustError::Signatures { file: file.to_owned(), kind: kind_of(file), flaw });
+    let refuse = |flaw| {
+        let (file, kind, flaw) = (file.to_owned(), kind_of(file), Box::new(flaw));
+        Err(TrustError::Signatures { file, kind, flaw })
+    };
     let examined = examine(tree, file, content, expected, keys)?;
     if examined.is_empty() {
         return refuse(Flaw::Unsigned);
