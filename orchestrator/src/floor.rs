@@ -67,7 +67,13 @@ impl Keeper {
         if evidence.is_none() {
             tracing::warn!(reason = "floor-too-large", "the floor does not fit into what agents keep");
         }
-        let record = FloorRecord { floor: hq.floor().clone(), evidence, revision: Some(revision.clone()) };
+        let mut record = FloorRecord { floor: hq.floor().clone(), evidence, revision: Some(revision.clone()) };
+        // Others may have told of something newer while this was being judged.
+        record.floor.raise(before.floor.numbers());
+        record.floor.time = record.floor.time.max(before.floor.time);
+        if record.floor.numbers() != hq.floor().numbers() {
+            record.evidence = before.evidence.clone();
+        }
         if record == before {
             return Ok(());
         }
