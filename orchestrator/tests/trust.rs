@@ -156,7 +156,7 @@ fn another_release_in_its_place() {
     let signature = fs::read(fleet.file("releases/2026.05.yaml.minisig")).unwrap();
     fleet.remote.write(&path("2026.06"), &older).write("releases/2026.06.yaml.minisig", signature);
     let said = fleet.refused("release-comment-mismatch");
-    assert!(said.contains("is the signature of release 2026.05, not of 2026.06"), "{said}");
+    assert!(said.contains("is the signature of release 2026.05, not of release 2026.06"), "{said}");
     // The older one itself is there for a site that names it.
     fleet.change(SITE_FILE, "2026.06", "2026.05");
     fleet.accept();
@@ -428,7 +428,7 @@ fn a_laptop_checks_all_but_signature_and_history() {
         ("template: zigbee2mqtt", "template: zigbee", "unknown-template"),
         ("network:", "netwrok:", "unknown-field"),
         ("\"2026.06\"", "\"2026.07\"", "unknown-release"),
-        ("release: \"2026.06\"", "channel: stable", "channel-not-supported"),
+        ("release: \"2026.06\"", "channel: stable", "channel-unknown"),
     ] {
         fleet.remote.write(SITE_FILE, SITE.replacen(from, to, 1));
         assert_eq!(check(&checkout, &site("acme-hq")).unwrap_err().reason(), reason);

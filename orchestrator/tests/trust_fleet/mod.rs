@@ -66,7 +66,9 @@ impl Fleet {
     /// Signs a release of the clone with a key of that name, as HQ does.
     pub fn sign(&self, id: &str, key: &str) {
         let key = SigningKey::read(&self.remote.path().join(key).join("hq.key"), || panic!("no password")).unwrap();
-        sign(&self.file(&format!("releases/{id}.yaml")), None, &key, Timestamp::now()).unwrap();
+        // In the first place, whoever has signed before.
+        let (file, out) = (format!("releases/{id}.yaml"), format!("releases/{id}.yaml.minisig"));
+        sign(&self.file(&file), Some(&self.file(&out)), &key, Timestamp::now()).unwrap();
     }
 
     /// Signs a release of the clone with HQ's key, but with this trusted comment, as `minisign -S -t` does.
