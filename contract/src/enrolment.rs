@@ -2,15 +2,21 @@
 //!
 //! `POST /v1/enrol` over TLS without a client certificate. Everything after it is mutual TLS.
 
-use std::collections::BTreeMap;
-
 use serde::{Deserialize, Serialize};
 
+use crate::host_keys::HostKeys;
 use crate::ids::{Generation, Hostname, InstanceName, Mac, ReleaseId, Sha256Digest, SiteName, TemplateName};
 use crate::secret::Secret;
 
 /// Path of the request.
 pub const PATH: &str = "/v1/enrol";
+
+/// How the claim begins that is made for one start of one guest. It stands in [`CLAIM_VARIABLE`] of a container's first
+/// process, or in a virtual machine's SMBIOS serial number, where other texts may stand too.
+pub const CLAIM_PREFIX: &str = "ctrlable-claim-";
+
+/// The environment variable of a container that may hold such a claim.
+pub const CLAIM_VARIABLE: &str = "CTRLABLE_CLAIM";
 
 /// What makes a guest unlike every other. Reported at enrolment and with each health report.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -21,8 +27,8 @@ pub struct Identity {
     /// SHA-256 of the machine-id that the template had before it was sealed, if the seal recorded one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sealed_machine_id: Option<Sha256Digest>,
-    /// Fingerprints of the SSH host keys by algorithm: `ssh-ed25519` to `SHA256:…`, as `ssh-keygen -l` prints them.
-    pub ssh_host_keys: BTreeMap<String, String>,
+    /// The public SSH host keys.
+    pub ssh_host_keys: HostKeys,
 }
 
 /// Asks for a client certificate.
@@ -31,7 +37,7 @@ pub struct Identity {
 pub struct EnrolRequest {
     /// [`crate::PROTOCOL`] of the agent.
     pub protocol: u32,
-    /// From the bootstrap file.
+    /// What the hypervisor carries for this guest alone ([`CLAIM_PREFIX`]), else what stands in the bootstrap file.
     pub claim: Secret,
     /// From the bootstrap file.
     pub release: ReleaseId,

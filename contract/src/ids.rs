@@ -27,7 +27,7 @@ pub struct InvalidId {
 }
 
 impl InvalidId {
-    fn new(kind: &'static str, got: &str, expected: &'static str) -> Self {
+    pub(crate) fn new(kind: &'static str, got: &str, expected: &'static str) -> Self {
         Self { kind, got: got.chars().take(80).collect(), expected }
     }
 }

@@ -22,6 +22,8 @@ pub mod health;
 /// From YAML text to [`manifest`] and [`site`], with the line of every mistake.
 #[cfg(feature = "documents")]
 pub mod document;
+/// SSH host keys as a guest shows them.
+pub mod host_keys;
 /// What HQ says beside releases: key lists and channels.
 #[cfg(feature = "documents")]
 pub mod hq;

@@ -11,7 +11,7 @@ use crate::plan::{
     Ledger, Made, Observed, ObservedAgent, ObservedGuest, ObservedNet, ObservedStorage, ObservedTemplate, Owner, Power,
     Reservation, Settings, Window, WiringDigest,
 };
-use crate::proxmox::{Client, GuestConfig, GuestRef, GuestRow, Marker, NodeState, ProxmoxError, RunState};
+use crate::proxmox::{Client, GuestConfig, GuestRef, GuestRow, Marker, NodeState, ProxmoxError, RunState, claim};
 use crate::store::{AgentRecord, Store, StoreError, now};
 use crate::trust::Numbers;
 
@@ -220,7 +220,12 @@ async fn look(client: &Client, row: &GuestRow) -> Result<Seen, ProxmoxError> {
         _ => Power::Stopped,
     };
     let lock = config.lock.clone();
-    let settings = Some(settings(&config));
+    let mut settings = settings(&config);
+    if settings.claim {
+        // Of a running guest it goes with the next start; then there is nothing left to do.
+        settings.claim = claim::is_in(&client.next_config(guest).await?);
+    }
+    let settings = Some(settings);
     Ok(Seen {
         guest: ObservedGuest { kind: guest.kind, node: guest.node.clone(), power, lock, owner, settings },
         template,
@@ -245,6 +250,7 @@ fn settings(config: &GuestConfig) -> Settings {
         onboot: config.onboot,
         protection: config.protection,
         tags: config.tags.iter().map(str::to_owned).collect(),
+        claim: claim::is_in(config),
     }
 }
 

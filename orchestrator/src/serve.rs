@@ -12,7 +12,7 @@ use sd_notify::NotifyState;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::Notify;
 
-use crate::agents::{self, Agents, Book, SiteCa, Wake};
+use crate::agents::{self, Agents, Book, SiteCa, Wake, Witness};
 use crate::apply::{Executor, NEVER_ENROLLED, Work};
 use crate::config::Config;
 use crate::floor::Keeper;
@@ -63,7 +63,9 @@ async fn serve(config: Config) -> anyhow::Result<ExitCode> {
     let follower = Arc::new(Follower::new(&config, store.clone())?);
     let keeper = follower.keeper().clone();
     follower.restore()?;
+    let client = Client::new(config.proxmox.clone())?;
     let agents = Arc::new(Agents {
+        witness: Witness::new(client.clone()),
         keeper: keeper.clone(),
         ca: SiteCa::open(&config.state, &config.site)?,
         store: store.clone(),
@@ -75,7 +77,6 @@ async fn serve(config: Config) -> anyhow::Result<ExitCode> {
         refused: Default::default(),
     });
     let keys = Identities::of_site(&config.state)?;
-    let client = Client::new(config.proxmox.clone())?;
     let executor = Executor::new(client.clone(), store.clone(), book, wake.clone());
     let (agents_address, guests) =
         agents::listen(agents.clone(), config.agents.listen, &config.agents.names(), Limits::AGENTS).await?;

@@ -144,6 +144,24 @@ fn exposition(web: &Web) -> Result<String, crate::store::StoreError> {
     }
     family("instance_healthy", "gauge", "Whether an instance is healthy.", &healthy);
     family("instance_last_seen_seconds", "gauge", "When an instance reported last, Unix time.", &seen);
+    let conflicts: Vec<(String, f64)> = web
+        .store
+        .conflicts()?
+        .into_iter()
+        .map(|found| {
+            let labels = format!(
+                "{{instance=\"{}\",address=\"{}\",reason=\"{}\"}}",
+                found.instance, found.address, found.reason
+            );
+            (labels, found.at as f64)
+        })
+        .collect();
+    family(
+        "conflict_seconds",
+        "gauge",
+        "When somebody asked in the name of an instance that he is not, Unix time.",
+        &conflicts,
+    );
     if let Some(newest) = web.store.newest_revision()? {
         let (accepted, label) = match &newest.verdict {
             crate::store::Verdict::Accepted { .. } => (1.0, String::new()),

@@ -46,7 +46,7 @@ pub(crate) fn identity(root: &Root, seal: Option<&SealRecord>) -> Result<Identit
     Ok(Identity {
         machine_id: machine_id::digest(&id)?,
         sealed_machine_id: seal.and_then(|seal| seal.machine_id.clone()),
-        ssh_host_keys: ssh_keys::fingerprints(root)?,
+        ssh_host_keys: ssh_keys::shown(root)?,
     })
 }
 

@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 
+use contract::host_keys::{HostKey, HostKeys, MOST_KEYS};
 use ssh_key::rand_core::OsRng;
 use ssh_key::{Algorithm, EcdsaCurve, HashAlg, LineEnding, PrivateKey, PublicKey};
 use zeroize::Zeroizing;
@@ -52,22 +53,36 @@ pub(crate) fn replace(root: &Root) -> Result<Vec<String>> {
     Ok(made)
 }
 
-/// Fingerprints of the host keys that are there, by algorithm, as `ssh-keygen -l` prints them.
-pub(crate) fn fingerprints(root: &Root) -> Result<BTreeMap<String, String>> {
-    let mut fingerprints = BTreeMap::new();
-    let Some(ssh) = root.directory(layout::SSH_DIR, Missing::Accept)? else { return Ok(fingerprints) };
-    for name in ssh.names()? {
-        if !name.starts_with(PREFIX) || !name.ends_with(".pub") {
-            continue;
-        }
-        let Some(content) = ssh.read(&name, layout::SMALL_FILE)? else { continue };
-        // A file that is no key has no fingerprint; sshd does not show it either.
-        if let Ok(key) = PublicKey::from_openssh(String::from_utf8_lossy(&content.bytes).trim()) {
-            let fingerprint = key.fingerprint(HashAlg::Sha256).to_string();
-            fingerprints.insert(key.algorithm().as_str().to_owned(), fingerprint);
+/// Public host keys that are there. A file that is no key is left out; sshd does not show it either.
+fn public_keys(root: &Root) -> Result<Vec<PublicKey>> {
+    let Some(ssh) = root.directory(layout::SSH_DIR, Missing::Accept)? else { return Ok(Vec::new()) };
+    let mut keys = Vec::new();
+    for name in ssh.names()?.iter().filter(|name| name.starts_with(PREFIX) && name.ends_with(".pub")) {
+        let Some(content) = ssh.read(name, layout::SMALL_FILE)? else { continue };
+        keys.extend(PublicKey::from_openssh(String::from_utf8_lossy(&content.bytes).trim()));
+    }
+    Ok(keys)
+}
+
+/// The host keys as the orchestrator takes them: the first of each algorithm, without the comment.
+pub(crate) fn shown(root: &Root) -> Result<HostKeys> {
+    let mut keys: Vec<HostKey> = Vec::new();
+    for mut key in public_keys(root)? {
+        key.set_comment("");
+        let fail = |cause: &dyn std::fmt::Display| Error::new(Reason::SshHostKey, format!("a host key: {cause}"));
+        let key = HostKey::try_from(key.to_openssh().map_err(|cause| fail(&cause))?.trim().to_owned());
+        let key = key.map_err(|cause| fail(&cause))?;
+        if keys.iter().all(|known| known.algorithm() != key.algorithm()) && keys.len() < MOST_KEYS {
+            keys.push(key);
         }
     }
-    Ok(fingerprints)
+    HostKeys::try_from(keys).map_err(|cause| Error::new(Reason::SshHostKey, cause.to_string()))
+}
+
+/// Fingerprints of the host keys that are there, by algorithm, as `ssh-keygen -l` prints them.
+pub(crate) fn fingerprints(root: &Root) -> Result<BTreeMap<String, String>> {
+    let print = |key: PublicKey| (key.algorithm().as_str().to_owned(), key.fingerprint(HashAlg::Sha256).to_string());
+    Ok(public_keys(root)?.into_iter().map(print).collect())
 }
 
 #[cfg(test)]
@@ -105,6 +120,13 @@ mod tests {
         assert_eq!(private.fingerprint(HashAlg::Sha256).to_string(), first["ecdsa-sha2-nistp256"]);
         assert_eq!(private.comment(), "root@ctrlable-acme-hq-mqtt");
 
+        let keys: Vec<String> = shown(&root).unwrap().iter().map(ToString::to_string).collect();
+        let files = ["ecdsa", "ed25519"].map(|name| {
+            let file = root.read_text(&format!("/etc/ssh/ssh_host_{name}_key.pub"), 10_000).unwrap().unwrap();
+            file.trim_end_matches(" root@ctrlable-acme-hq-mqtt\n").to_owned()
+        });
+        assert_eq!(keys, files);
+
         replace(&root).unwrap();
         let second = fingerprints(&root).unwrap();
         assert!(first.iter().all(|(algorithm, print)| second[algorithm] != *print));
@@ -115,6 +137,6 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let root = Root::open(dir.path()).unwrap();
         assert!(replace(&root).unwrap().is_empty());
-        assert!(fingerprints(&root).unwrap().is_empty());
+        assert!(fingerprints(&root).unwrap().is_empty() && shown(&root).unwrap().is_empty());
     }
 }

@@ -115,5 +115,7 @@ async fn connection(
         tracing::debug!(%address, "a guest holds all the connections that it may");
         return;
     };
+    // A listener on `::` sees IPv4 peers as IPv6 addresses.
+    let address = SocketAddr::new(address.ip().to_canonical(), address.port());
     place.serve(stream, router.layer(Extension(Peer { address, certificate }))).await;
 }

@@ -4,6 +4,7 @@ mod ca;
 mod enrol;
 mod listener;
 mod serve;
+mod witness;
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::{IpAddr, SocketAddr};
@@ -17,8 +18,10 @@ use tokio::sync::{Notify, watch};
 use crate::floor::Keeper;
 use crate::store::Store;
 
+pub(crate) use ca::digest as sha256;
 pub use ca::{CaError, SiteCa, claim};
 pub use listener::{ListenError, listen};
+pub use witness::Witness;
 
 /// What the loop is woken by. Wake-ups say when, never what.
 pub type Wake = Arc<Notify>;
@@ -74,6 +77,8 @@ pub struct Agents {
     pub keeper: Arc<Keeper>,
     /// The site's CA.
     pub ca: SiteCa,
+    /// What Proxmox says about guests.
+    pub witness: Witness,
     /// The site.
     pub site: SiteName,
     /// Assignments.
@@ -84,9 +89,12 @@ pub struct Agents {
     pub window: Duration,
     /// How often a guest reports when nothing changes.
     pub interval: Duration,
-    /// Refusals that were recorded lately, by address and reason.
-    pub refused: Mutex<HashMap<(IpAddr, &'static str), Instant>>,
+    /// Refusals that were recorded lately.
+    pub refused: Mutex<HashMap<Refusal, Instant>>,
 }
+
+/// A refusal as it is remembered: where from, why, and in whose name.
+pub type Refusal = (IpAddr, &'static str, Option<InstanceName>);
 
 /// Time in which one address is refused for one reason without being recorded again.
 const SAME_REFUSAL: Duration = Duration::from_secs(600);
@@ -95,10 +103,10 @@ const REFUSALS: usize = 1024;
 
 impl Agents {
     /// Whether a refusal has not been recorded lately.
-    fn is_news(&self, address: IpAddr, reason: &'static str) -> bool {
+    fn is_news(&self, refusal: Refusal) -> bool {
         let mut refused = self.refused.lock().unwrap_or_else(|held| held.into_inner());
         let now = Instant::now();
-        if refused.get(&(address, reason)).is_some_and(|last| now.duration_since(*last) < SAME_REFUSAL) {
+        if refused.get(&refusal).is_some_and(|last| now.duration_since(*last) < SAME_REFUSAL) {
             return false;
         }
         if refused.len() >= REFUSALS {
@@ -107,7 +115,7 @@ impl Agents {
                 return false;
             }
         }
-        refused.insert((address, reason), now);
+        refused.insert(refusal, now);
         true
     }
 }

@@ -56,7 +56,7 @@ async fn enrol_guest(
     Extension(peer): Extension<Peer>,
     Json(request): Json<EnrolRequest>,
 ) -> Response {
-    match enrol::enrol(&agents, &request, &peer) {
+    match enrol::enrol(&agents, &request, &peer).await {
         Ok(response) => Json(response).into_response(),
         Err(refused) => (StatusCode::FORBIDDEN, Json(refused.problem())).into_response(),
     }
@@ -167,7 +167,7 @@ fn floor_for(agents: &Agents, report: &HealthReport, peer: &Peer) -> Result<Opti
                 let message = format!("the guest at {address} knows of newer documents than the ledger: {numbers}");
                 agents.store.record(Event::new(EventKind::Floor, message).reason("floor-restored"))?;
             }
-            Offered::Wrong(error) if agents.is_news(address, "floor-unproved") => {
+            Offered::Wrong(error) if agents.is_news((address, "floor-unproved", None)) => {
                 let message =
                     format!("what the guest at {address} keeps as the newest of HQ's documents is not: {error}");
                 agents.store.record(Event::new(EventKind::Floor, message).reason("floor-unproved"))?;

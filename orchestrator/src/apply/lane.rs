@@ -2,8 +2,12 @@
 
 use std::time::Duration;
 
+use base64::Engine;
+use base64::prelude::BASE64_URL_SAFE_NO_PAD;
+use contract::enrolment::CLAIM_PREFIX;
 use contract::ids::Vmid;
 use contract::manifest::GuestKind;
+use contract::secret::Secret;
 use contract::site::Prune;
 use tokio::time::Instant;
 
@@ -11,7 +15,7 @@ use super::{Executor, StepError, Work, crash_point, fingerprint, hostname, lock}
 use crate::plan::{Action, Change, InstancePlan, Setting, Step, describe};
 use crate::proxmox::{
     AfterTimeout, Backup, BackupMode, CloneMode, CloneRequest, ConfigChange, Disposition, GuestRef, Leftovers, Marker,
-    Net, Problem, Tags, Upid,
+    Net, Problem, Tags, Upid, claim,
 };
 use crate::store::{Event, EventKind, JournalEntry, JournalState, Reservation, now};
 
@@ -252,7 +256,8 @@ impl Executor {
                 let _place = self.0.starts.acquire().await;
                 self.must_be_ours(&guest, part, work).await?;
                 if self.0.store.agent(&part.instance)?.is_none() {
-                    self.0.store.open_window(&part.instance)?;
+                    let claim = self.make_claim(&guest).await?;
+                    self.0.store.open_window(&part.instance, claim.as_deref())?;
                 }
                 crash_point("start", "window");
                 match self.again(|| client.start(&guest)).await {
@@ -319,6 +324,12 @@ impl Executor {
                 Setting::Memory(memory) => change.memory = Some(*memory),
                 Setting::Onboot(on) => change.onboot = Some(*on),
                 Setting::Protection(on) => change.protection = Some(*on),
+                Setting::NoClaim => {
+                    // As it is after the next start: what is pending already counts.
+                    let next = self.0.client.next_config(guest).await?;
+                    let entry = claim::entry(&next, None).filter(|_| claim::is_in(&next));
+                    change.others.extend(entry.map(|(key, value)| (key.to_owned(), value.expose().to_owned())));
+                }
                 Setting::Tags(tags) => change.tags = Some(tags.iter().map(String::as_str).collect::<Tags>()),
                 Setting::Net0(net) => {
                     let bridge = net
@@ -345,6 +356,19 @@ impl Executor {
             }
         }
         Ok(self.again(|| self.0.client.configure(guest, &change, current.digest.as_ref())).await?)
+    }
+
+    /// Puts a claim for this start alone into the guest's configuration, where it can carry one, and gives its digest. One
+    /// that a crash leaves there was never announced, or the next pass takes it out.
+    async fn make_claim(&self, guest: &GuestRef) -> Result<Option<String>, StepError> {
+        let config = self.0.client.guest_config(guest).await?;
+        let random = BASE64_URL_SAFE_NO_PAD.encode(rand::random::<[u8; 32]>());
+        let fresh = Secret::new(format!("{CLAIM_PREFIX}{random}"));
+        let Some((key, value)) = claim::entry(&config, Some(&fresh)) else { return Ok(None) };
+        let others = [(key.to_owned(), value.expose().to_owned())].into();
+        let change = ConfigChange { others, ..ConfigChange::default() };
+        self.again(|| self.0.client.configure(guest, &change, config.digest.as_ref())).await?;
+        Ok(Some(crate::agents::sha256(fresh.expose().as_bytes()).to_string()))
     }
 
     /// The number turned out to have a guest. Whose it is decides: if it may be ours, nothing is made beside it.

@@ -33,6 +33,10 @@ impl StateArg {
     pub(crate) fn open(&self) -> anyhow::Result<Store> {
         Ok(Store::open_read_only(&self.directory()?)?)
     }
+
+    pub(crate) fn open_for_writing(&self) -> anyhow::Result<Store> {
+        Ok(Store::open(&self.directory()?)?)
+    }
 }
 
 #[derive(Debug, clap::Args)]
@@ -73,6 +77,7 @@ fn print(store: &Store, args: &StatusArgs, format: Format) -> anyhow::Result<()>
             "hq": standing,
             "floor": floor.map(|known| known.floor.numbers()),
             "instances": instances,
+            "conflicts": store.conflicts()?,
         });
         println!("{value}");
         return Ok(());
@@ -116,6 +121,14 @@ fn print(store: &Store, args: &StatusArgs, format: Format) -> anyhow::Result<()>
     table(&instances);
     if instances.is_empty() {
         anstream::println!("{quiet}no instances yet{quiet:#}");
+    }
+    let conflicts = store.conflicts()?;
+    if !conflicts.is_empty() {
+        let style = Style::new().fg_color(Some(AnsiColor::Red.into()));
+        anstream::println!(
+            "\n{style}somebody asked in the name of a guest that he is not{style:#}; `ctrlable conflicts --clear` once you have looked:"
+        );
+        conflicts.iter().for_each(super::guests::show);
     }
     Ok(())
 }
@@ -245,7 +258,7 @@ pub(crate) struct AcceptArgs {
 }
 
 pub(crate) fn accept(args: &AcceptArgs) -> anyhow::Result<ExitCode> {
-    let store = Store::open(&args.state.directory()?)?;
+    let store = args.state.open_for_writing()?;
     store.set_meta(ACCEPTED_REWRITE, args.revision.as_str())?;
     store.record(
         Event::new(EventKind::Operator, format!("the rewrite to {} was accepted", short(&args.revision)))

@@ -4,6 +4,7 @@
 
 mod doctor;
 mod editor;
+mod guests;
 mod hq;
 mod look;
 mod plan;
@@ -85,6 +86,14 @@ enum Command {
     ///
     /// Example: ctrlable why zigbee
     Why(why::Args),
+    /// Print the SSH host keys of guests as lines of a known_hosts file.
+    ///
+    /// Example: ctrlable known-hosts > ~/.ssh/known_hosts.acme
+    KnownHosts(guests::KnownHostsArgs),
+    /// Show who asked for a certificate in the name of a guest that he is not.
+    ///
+    /// Example: ctrlable conflicts --clear
+    Conflicts(guests::ConflictsArgs),
     /// HQ's tools for releases.
     ///
     /// Example: ctrlable release sign releases/2026.06.yaml --key hq.key
@@ -144,6 +153,8 @@ pub fn main() -> ExitCode {
         Command::Status(args) => look::status(&args, format),
         Command::Events(args) => look::events(&args, format),
         Command::Why(args) => why::run(&args, format),
+        Command::KnownHosts(args) => guests::known_hosts(&args, format),
+        Command::Conflicts(args) => guests::conflicts(&args, format),
         Command::Release(args) => return release::run(args, format),
         Command::Site(command) => site::run(&command, format),
         Command::Secrets(command) => secrets::run(&command, format),

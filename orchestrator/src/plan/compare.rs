@@ -8,7 +8,7 @@ use contract::site::{Onboot, Protection};
 
 use super::decide::Planner;
 use super::desired::DesiredInstance;
-use super::observed::{ObservedGuest, ObservedNet, Owner, Settings};
+use super::observed::{ObservedGuest, ObservedNet, Owner, Settings, Window};
 use super::{Change, Net0, Setting};
 
 impl Planner<'_> {
@@ -77,6 +77,11 @@ impl Planner<'_> {
         if settings.is_none_or(|now| now.tags != tags) {
             let from = settings.map(|now| now.tags.iter().cloned().collect::<Vec<_>>().join(";"));
             note(Setting::Tags(tags.into_iter().collect()), from, &field);
+        }
+        let agent = self.observed.agents.get(name);
+        let over = agent.is_none_or(|agent| agent.enrolled || agent.window == Window::Closed);
+        if over && settings.is_some_and(|now| now.claim) {
+            note(Setting::NoClaim, Some("one for its enrolment".into()), &field);
         }
         // `present` guests are found by their marker, so theirs is right; a clone carries it from its first instant.
         changes

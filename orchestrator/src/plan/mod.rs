@@ -225,6 +225,8 @@ pub enum Setting {
     Protection(bool),
     /// Tags; those of others stay.
     Tags(Vec<String>),
+    /// No claim for enrolment: it was used, or its time is over.
+    NoClaim,
 }
 
 impl Setting {
@@ -238,6 +240,7 @@ impl Setting {
             Self::Onboot(_) => "onboot",
             Self::Protection(_) => "protection",
             Self::Tags(_) => "tags",
+            Self::NoClaim => "claim",
         }
     }
 }

@@ -93,6 +93,8 @@ pub struct Settings {
     pub protection: bool,
     /// Lower-case.
     pub tags: BTreeSet<String>,
+    /// Whether a claim for enrolment would still stand in it after its next start.
+    pub claim: bool,
 }
 
 /// The first interface as it stands.

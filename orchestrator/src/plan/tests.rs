@@ -158,6 +158,7 @@ fn apply(plan: &Plan, desired: &Desired, observed: &mut Observed, ledger: &mut L
                                 onboot: false,
                                 protection: false,
                                 tags: ["ctrlable-template".to_owned(), "release-2026.06".to_owned()].into(),
+                                claim: false,
                             }),
                         },
                     );
@@ -189,6 +190,7 @@ fn apply(plan: &Plan, desired: &Desired, observed: &mut Observed, ledger: &mut L
                             Setting::Onboot(on) => settings.onboot = on,
                             Setting::Protection(on) => settings.protection = on,
                             Setting::Tags(tags) => settings.tags = tags.into_iter().collect(),
+                            Setting::NoClaim => settings.claim = false,
                         }
                     }
                 }

@@ -131,5 +131,6 @@ fn value(setting: &Setting) -> String {
         Setting::Net0(net) => net.to_string(),
         Setting::Onboot(on) | Setting::Protection(on) => on.to_string(),
         Setting::Tags(tags) => tags.join(";"),
+        Setting::NoClaim => "none".into(),
     }
 }

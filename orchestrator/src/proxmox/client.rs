@@ -128,13 +128,24 @@ impl Client {
         readable(&call, GuestStatus::decode(&self.data(&call).await?))
     }
 
-    /// Interfaces inside a running guest; empty when it does not run. Of a virtual machine its guest agent is asked.
-    pub async fn interfaces(&self, guest: &GuestRef) -> Result<Vec<Interface>, ProxmoxError> {
+    /// Configuration of a guest as it will be after its next start: pending changes count.
+    pub async fn next_config(&self, guest: &GuestRef) -> Result<GuestConfig, ProxmoxError> {
+        let call = self.guest_call(Verb::Get, guest, &["config"]);
+        readable(&call, GuestConfig::decode(guest, self.data(&call).await?))
+    }
+
+    /// Interfaces inside a running guest; `None` when it does not run. Of a virtual machine its guest agent is asked.
+    pub async fn interfaces(&self, guest: &GuestRef) -> Result<Option<Vec<Interface>>, ProxmoxError> {
         let call = match guest.kind {
             GuestKind::Lxc => self.guest_call(Verb::Get, guest, &["interfaces"]),
             GuestKind::Vm => self.guest_call(Verb::Get, guest, &["agent", "network-get-interfaces"]),
         };
-        Ok(Interface::decode(&self.data(&call).await?))
+        match self.data(&call).await {
+            Ok(Value::Null) => Ok(None),
+            Ok(data) => Ok(Some(Interface::decode(&data))),
+            Err(error) if matches!(error.cause(), Problem::NotRunning) => Ok(None),
+            Err(error) => Err(error),
+        }
     }
 
     /// Pools that the token may see, without members.

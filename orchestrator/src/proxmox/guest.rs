@@ -184,7 +184,25 @@ pub struct GuestConfig {
     /// For the next write.
     pub digest: Option<Digest>,
     /// All keys as Proxmox gives them, but `lxc` and `digest`.
-    pub raw: BTreeMap<String, String>,
+    pub raw: Keys,
+}
+
+/// A configuration's keys. A claim may stand in one of them, so only their names are printed.
+#[derive(Clone, PartialEq)]
+pub struct Keys(BTreeMap<String, String>);
+
+impl std::ops::Deref for Keys {
+    type Target = BTreeMap<String, String>;
+
+    fn deref(&self) -> &Self::Target {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Keys {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list().entries(self.0.keys()).finish()
+    }
 }
 
 impl GuestConfig {
@@ -214,11 +232,12 @@ impl GuestConfig {
             unprivileged: decode::flag(keys.get("unprivileged")),
             lock: text("lock"),
             digest: text("digest").map(Digest),
-            raw: keys
-                .iter()
-                .filter(|(key, _)| key.as_str() != "digest")
-                .filter_map(|(key, value)| Some((key.clone(), decode::text(value)?)))
-                .collect(),
+            raw: Keys(
+                keys.iter()
+                    .filter(|(key, _)| key.as_str() != "digest")
+                    .filter_map(|(key, value)| Some((key.clone(), decode::text(value)?)))
+                    .collect(),
+            ),
         })
     }
 

@@ -8,6 +8,8 @@
 
 /// What a configuration call changes, and the calls that change something.
 pub mod change;
+/// The claim that a guest's configuration can carry.
+pub mod claim;
 /// Answers to data or errors, by the texts that Proxmox uses.
 pub mod classify;
 /// The client and its reading calls.

@@ -5,6 +5,7 @@ use std::net::IpAddr;
 
 use contract::enrolment::Identity;
 use contract::health::HealthReport;
+use contract::host_keys::HostKeys;
 use contract::ids::{InstanceName, Sha256Digest};
 use rusqlite::{Connection, OptionalExtension, TransactionBehavior, params};
 
@@ -36,8 +37,8 @@ pub struct AgentRecord {
     pub enrolled_at: i64,
     /// SHA-256 of its machine-id.
     pub machine_id: Sha256Digest,
-    /// Fingerprints by algorithm.
-    pub ssh_host_keys: BTreeMap<String, String>,
+    /// As it showed them when it enrolled.
+    pub ssh_host_keys: HostKeys,
     /// Where it connected from last.
     pub address: String,
     /// Seconds since 1970; absent before its first report.
@@ -51,6 +52,8 @@ pub struct AgentRecord {
 /// Why an enrolment cannot be stored.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Conflict {
+    /// The claim of this start was used before.
+    ClaimUsed,
     /// This instance has enrolled before.
     AlreadyEnrolled,
     /// We have not just started a guest for this instance.
@@ -69,15 +72,7 @@ impl Store {
     pub fn enrol(&self, enrolment: &Enrolment<'_>, window: i64) -> Result<std::result::Result<(), Conflict>> {
         let records = self.with("written", |db| {
             let transaction = db.transaction_with_behavior(TransactionBehavior::Immediate)?;
-            let others = read(&transaction, None)?;
-            let opened: Option<i64> = transaction
-                .query_row("SELECT window_opened_at FROM instances WHERE name = ?1", [enrolment.instance.as_str()], |row| {
-                    row.get(0)
-                })
-                .optional()?
-                .flatten();
-            let open = opened.is_some_and(|opened| (0..=window).contains(&(now() - opened)));
-            let conflict = conflict(&others, enrolment, open);
+            let conflict = against(&transaction, enrolment, window)?;
             if conflict.is_none() {
                 transaction.execute(
                     "INSERT INTO agents (instance, certificate, enrolled_at, machine_id, ssh_host_keys, address, public_key)
@@ -94,14 +89,21 @@ impl Store {
                         enrolment.public_key.as_str(),
                     ],
                 )?;
-                transaction.execute("UPDATE instances SET window_opened_at = NULL WHERE name = ?1", [
-                    enrolment.instance.as_str(),
-                ])?;
+                transaction.execute(
+                    "UPDATE instances SET window_opened_at = NULL,
+                        claim_used_at = CASE WHEN claim IS NULL THEN NULL ELSE ?2 END WHERE name = ?1",
+                    params![enrolment.instance.as_str(), now()],
+                )?;
                 transaction.commit()?;
             }
             Ok(conflict)
         })?;
         Ok(records.map_or(Ok(()), Err))
+    }
+
+    /// What [`Self::enrol`] would say now; nothing is stored.
+    pub fn may_enrol(&self, enrolment: &Enrolment<'_>, window: i64) -> Result<std::result::Result<(), Conflict>> {
+        Ok(self.with("read", |db| against(db, enrolment, window))?.map_or(Ok(()), Err))
     }
 
     /// Forgets an agent that enrolled before `at`: its guest was replaced by a new clone.
@@ -217,29 +219,41 @@ fn read(db: &Connection, instance: Option<&InstanceName>) -> rusqlite::Result<Ve
     .collect()
 }
 
-/// What speaks against an enrolment, given all agents that there are.
-fn conflict(others: &[Row], enrolment: &Enrolment<'_>, window_is_open: bool) -> Option<Conflict> {
-    let ours = &enrolment.identity.ssh_host_keys;
-    let mut same_guest = false;
-    for (name, _, _, machine_id, keys, _, last_seen, _, _, public_key) in others {
-        let same_machine = machine_id == enrolment.identity.machine_id.as_str();
-        if name == enrolment.instance.as_str() {
-            same_guest = same_machine && public_key == enrolment.public_key.as_str() && last_seen.is_none();
-            if !same_guest {
-                return Some(Conflict::AlreadyEnrolled);
-            }
-            continue;
-        }
+/// What speaks against an enrolment.
+fn against(db: &Connection, enrolment: &Enrolment<'_>, window: i64) -> rusqlite::Result<Option<Conflict>> {
+    let others = read(db, None)?;
+    let (opened, used): (Option<i64>, Option<i64>) = db
+        .query_row(
+            "SELECT window_opened_at, claim_used_at FROM instances WHERE name = ?1",
+            [enrolment.instance.as_str()],
+            |row| Ok((row.get(0)?, row.get(1)?)),
+        )
+        .optional()?
+        .unwrap_or_default();
+    let open = opened.is_some_and(|opened| (0..=window).contains(&(now() - opened)));
+    let ours = others.iter().find(|(name, ..)| name == enrolment.instance.as_str());
+    let same_guest = ours.is_some_and(|(_, _, _, machine_id, _, _, last_seen, _, _, public_key)| {
+        machine_id == enrolment.identity.machine_id.as_str()
+            && public_key == enrolment.public_key.as_str()
+            && last_seen.is_none()
+    });
+    if !same_guest && used.is_some() {
+        return Ok(Some(Conflict::ClaimUsed));
+    }
+    if !same_guest && ours.is_some() {
+        return Ok(Some(Conflict::AlreadyEnrolled));
+    }
+    for (name, _, _, machine_id, keys, ..) in others.iter().filter(|(name, ..)| name != enrolment.instance.as_str()) {
         let Ok(other) = name.parse() else { continue };
-        if same_machine {
-            return Some(Conflict::SameMachineId(other));
+        if machine_id == enrolment.identity.machine_id.as_str() {
+            return Ok(Some(Conflict::SameMachineId(other)));
         }
-        let keys: BTreeMap<String, String> = serde_json::from_str(keys).unwrap_or_default();
-        if keys.values().any(|key| ours.values().any(|our| our == key)) {
-            return Some(Conflict::SameHostKey(other));
+        let keys: HostKeys = serde_json::from_str(keys).unwrap_or_default();
+        if keys.shares_with(&enrolment.identity.ssh_host_keys) {
+            return Ok(Some(Conflict::SameHostKey(other)));
         }
     }
-    (!same_guest && !window_is_open).then_some(Conflict::WindowClosed)
+    Ok((!same_guest && !open).then_some(Conflict::WindowClosed))
 }
 
 /// Whether a report says that all is well.

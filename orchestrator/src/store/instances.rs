@@ -31,6 +31,9 @@ pub struct InstanceRecord {
     pub secrets: BTreeMap<SecretName, String>,
     /// Since when a guest may enrol under its name; absent: it may not.
     pub window_opened_at: Option<i64>,
+    /// Digest of the claim that was made for its newest start; absent: the release's claim counts.
+    #[serde(skip)]
+    pub claim: Option<String>,
     /// What went wrong last, until something goes right.
     pub trouble: Option<Trouble>,
 }
@@ -67,7 +70,7 @@ pub struct Trouble {
 }
 
 const COLUMNS: &str = "name, vmid, mac, hostname, release, template, generation, assignment, window_opened_at,
-    trouble_reason, trouble_text, attempts, retry_at, made_at, secrets";
+    trouble_reason, trouble_text, attempts, retry_at, made_at, secrets, claim";
 
 /// A row before its texts became types.
 struct Raw {
@@ -86,6 +89,7 @@ struct Raw {
     retry_at: Option<i64>,
     made_at: Option<i64>,
     secrets: Option<String>,
+    claim: Option<String>,
 }
 
 impl Raw {
@@ -106,6 +110,7 @@ impl Raw {
             retry_at: row.get(12)?,
             made_at: row.get(13)?,
             secrets: row.get(14)?,
+            claim: row.get(15)?,
         })
     }
 
@@ -135,6 +140,7 @@ impl Raw {
             assignment: self.assignment,
             secrets,
             window_opened_at: self.window_opened_at,
+            claim: self.claim,
             trouble,
         };
         Ok((parse(TABLE, &self.name)?, record))
@@ -256,11 +262,15 @@ impl Store {
         Ok(Generation(generation.unsigned_abs()))
     }
 
-    /// Opens the window in which a guest may enrol under this name. Called before the guest is started.
-    pub fn open_window(&self, name: &InstanceName) -> Result<()> {
+    /// Opens the window in which a guest may enrol under this name, with the claim of this digest or, without one, the
+    /// release's. Called before the guest is started.
+    pub fn open_window(&self, name: &InstanceName, claim: Option<&str>) -> Result<()> {
         self.with("written", |db| {
-            db.execute("UPDATE instances SET window_opened_at = ?2 WHERE name = ?1", params![name.as_str(), now()])
-                .map(drop)
+            db.execute(
+                "UPDATE instances SET window_opened_at = ?2, claim = ?3, claim_used_at = NULL WHERE name = ?1",
+                params![name.as_str(), now(), claim],
+            )
+            .map(drop)
         })
     }
 

@@ -5,6 +5,7 @@
 //! its own marker.
 
 mod agents;
+mod conflicts;
 mod events;
 mod floor;
 mod instances;
@@ -18,6 +19,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use rusqlite::{Connection, OpenFlags};
 
 pub use agents::{AgentRecord, Conflict, Enrolment, Healthiness};
+pub use conflicts::StoredConflict;
 pub use events::{Event, EventKind, StoredEvent};
 pub use floor::FloorRecord;
 pub use instances::{InstanceRecord, Reservation, Trouble};

@@ -111,6 +111,24 @@ const STEPS: &[&str] = &[
     ALTER TABLE instances ADD COLUMN secrets TEXT;
 ",
     FLOOR,
+    "
+    -- Digest of the claim that was made for the newest start, and when it was used.
+    ALTER TABLE instances ADD COLUMN claim TEXT;
+    ALTER TABLE instances ADD COLUMN claim_used_at INTEGER;
+
+    -- Who asked for a certificate in the name of a guest that he is not.
+    CREATE TABLE conflicts (
+        instance TEXT NOT NULL REFERENCES instances (name) ON DELETE CASCADE,
+        address TEXT NOT NULL,
+        reason TEXT NOT NULL,
+        mac TEXT NOT NULL,
+        at INTEGER NOT NULL,
+        PRIMARY KEY (instance, address, reason)
+    ) STRICT;
+
+    -- Host keys are public keys instead of fingerprints; the next report brings them.
+    UPDATE agents SET ssh_host_keys = '[]', report = NULL;
+",
 ];
 
 /// The newest of HQ's documents that were accepted. No row: nobody has asked Proxmox yet what was accepted before.

@@ -118,6 +118,67 @@ fn a_newer_schema_is_refused_not_guessed() {
     assert_eq!(Store::open_read_only(dir.path()).unwrap_err().reason(), "ledger-too-new");
 }
 
+/// A key that nobody can use, but that reads as one.
+fn host_keys(seed: &str) -> contract::host_keys::HostKeys {
+    use base64::Engine;
+    let blob = [b"\0\0\0\x0bssh-ed25519", seed.as_bytes()].concat();
+    let text = format!("ssh-ed25519 {}", base64::prelude::BASE64_STANDARD.encode(blob));
+    vec![contract::host_keys::HostKey::try_from(text).unwrap()].try_into().unwrap()
+}
+
+#[test]
+fn a_claim_works_once_and_for_its_window() {
+    let (_dir, store) = store();
+    let one = reserve(&store, "one", 2000);
+    let digest = |byte: &str| byte.repeat(32).parse().unwrap();
+    let enrol = |key: &str, machine: &str| {
+        let identity = contract::enrolment::Identity {
+            machine_id: digest(machine),
+            sealed_machine_id: None,
+            ssh_host_keys: host_keys(machine),
+        };
+        let (certificate, public_key) = (digest(machine), digest(key));
+        let enrolment = Enrolment {
+            instance: &one,
+            certificate: &certificate,
+            public_key: &public_key,
+            identity: &identity,
+            address: [127, 0, 0, 1].into(),
+        };
+        let asked = store.may_enrol(&enrolment, 900).unwrap();
+        let done = store.enrol(&enrolment, 900).unwrap();
+        assert_eq!(asked, done, "what may enrol is what does");
+        done
+    };
+    assert_eq!(enrol("a1", "01"), Err(Conflict::WindowClosed));
+    store.open_window(&one, Some("digest")).unwrap();
+    assert_eq!(enrol("a1", "01"), Ok(()));
+    assert_eq!(enrol("a2", "02"), Err(Conflict::ClaimUsed));
+    // The answer was lost, says the same guest with the same key.
+    assert_eq!(enrol("a1", "01"), Ok(()));
+    store.forget_agent(&one).unwrap();
+    assert_eq!(enrol("a2", "02"), Err(Conflict::ClaimUsed));
+    store.open_window(&one, Some("another")).unwrap();
+    assert_eq!(enrol("a2", "02"), Ok(()));
+}
+
+#[test]
+fn conflicts_stay_until_somebody_looks_and_are_bounded() {
+    let (_dir, store) = store();
+    let one = reserve(&store, "one", 2000);
+    let mac = "02:00:00:00:00:09".parse().unwrap();
+    for last in 0..40 {
+        store.note_conflict(&one, &format!("192.0.2.{last}"), "enrol-already", mac).unwrap();
+        store.note_conflict(&one, &format!("192.0.2.{last}"), "enrol-already", mac).unwrap();
+    }
+    let found = store.conflicts().unwrap();
+    assert_eq!((found.len(), found[0].address.as_str()), (16, "192.0.2.39"));
+    store.with("written", |db| db.execute("UPDATE conflicts SET at = 1 WHERE address = '192.0.2.39'", [])).unwrap();
+    assert_eq!(store.conflicts().unwrap().len(), 15);
+    assert_eq!(store.clear_conflicts().unwrap(), 16);
+    assert!(store.conflicts().unwrap().is_empty());
+}
+
 #[test]
 fn identities_are_unique_across_the_site() {
     let (_dir, store) = store();
@@ -127,7 +188,7 @@ fn identities_are_unique_across_the_site() {
     let identity = |machine: &str, key: &str| contract::enrolment::Identity {
         machine_id: digest(machine),
         sealed_machine_id: None,
-        ssh_host_keys: [("ssh-ed25519".to_owned(), key.to_owned())].into(),
+        ssh_host_keys: host_keys(key),
     };
     let enrol = |name: &InstanceName, certificate: &str, identity: contract::enrolment::Identity| {
         store
@@ -144,8 +205,8 @@ fn identities_are_unique_across_the_site() {
             .unwrap()
     };
     assert_eq!(enrol(&one, "a9", identity("01", "k1")), Err(Conflict::WindowClosed));
-    store.open_window(&one).unwrap();
-    store.open_window(&two).unwrap();
+    store.open_window(&one, None).unwrap();
+    store.open_window(&two, None).unwrap();
     assert_eq!(enrol(&one, "aa", identity("01", "k1")), Ok(()));
     assert_eq!(enrol(&one, "ab", identity("09", "k9")), Err(Conflict::AlreadyEnrolled));
     assert_eq!(enrol(&two, "ac", identity("01", "k2")), Err(Conflict::SameMachineId(one.clone())));

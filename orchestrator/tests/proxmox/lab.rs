@@ -202,7 +202,7 @@ async fn a_guest_from_template_to_grave() {
             assert_eq!(client.start(&guest).await.unwrap_err().reason(), "already-running");
             let deadline = soon();
             loop {
-                let seen = client.interfaces(&guest).await.unwrap();
+                let seen = client.interfaces(&guest).await.unwrap().unwrap_or_default();
                 let ours = seen.iter().find(|interface| interface.mac == Some(mac));
                 if ours.is_some_and(|interface| interface.addresses.iter().any(|address| address.is_reachable())) {
                     break;
