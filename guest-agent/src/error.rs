@@ -114,9 +114,8 @@ reasons! {
     SshHostKey = "ssh-host-key", "look at /etc/ssh: root must be able to write there";
     /// A key or certificate is not one.
     Credential = "credential", "put a fresh bootstrap file in place, run `ctrlable-agent seal` and reboot the guest";
-    /// The enrolled network interface is gone: this is a copy of an enrolled guest, or its interface was replaced.
-    IdentityChanged = "identity-changed",
-        "a copy: put a fresh bootstrap file in place, seal and reboot; else give the interface its old MAC address";
+    /// This is a copy of an enrolled guest, and its network interface came up after the agent had looked.
+    IdentityChanged = "identity-changed", "restart ctrlable-agent.service: it begins anew";
     /// The system bus, or a service on it, does not answer.
     BusUnavailable = "bus-unavailable", "look at dbus.service in the guest";
     /// A bus call was refused.

@@ -34,5 +34,13 @@ pub(crate) const LOCALTIME: &str = "/etc/localtime";
 /// Network interfaces, as the kernel shows them.
 pub(crate) const INTERFACES: &str = "/sys/class/net";
 
+/// The serial number that a virtual machine was given.
+pub(crate) const SERIAL_NUMBER: &str = "/sys/class/dmi/id/product_serial";
+/// The UUID that a virtual machine was given.
+pub(crate) const MACHINE_UUID: &str = "/sys/class/dmi/id/product_uuid";
+
+/// systemd's note that this is a container, and of which kind.
+pub(crate) const CONTAINER: &str = "/run/systemd/container";
+
 /// Largest small file that is read (state, seal, lists, keys), in bytes: real ones stay below 64 KiB.
 pub(crate) const SMALL_FILE: u64 = 1024 * 1024;

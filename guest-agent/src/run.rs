@@ -43,6 +43,7 @@ pub(crate) fn run(path: &Path) -> Result<()> {
     if let Some(recovered) = &recovered {
         log::info(format_args!("put back what was left open of generation {}", recovered.generation));
     }
+    first_boot::cloned::let_go(&root, &mut state)?;
     first_boot::reset_identity(&root, &mut state, seal.as_ref())?;
     // From here on sshd may start: it finds its keys. Nothing before this line waits for a network.
     notifier.ready();

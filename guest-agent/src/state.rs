@@ -2,7 +2,7 @@
 
 use contract::assignment::Probe;
 use contract::health::WiringReport;
-use contract::ids::{Generation, InstanceName, Mac, SiteName, UnitName};
+use contract::ids::{Generation, InstanceName, Mac, Sha256Digest, SiteName, UnitName};
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Reason, Result};
@@ -23,7 +23,7 @@ pub(crate) enum Phase {
     Applying,
     /// The newest assignment is decided: in force, put back or refused.
     Reporting,
-    /// Has somebody else's certificate: a copy of an enrolled guest.
+    /// Has somebody else's certificate, and is letting go of it: a copy of an enrolled guest.
     Cloned,
 }
 
@@ -56,8 +56,7 @@ impl Phase {
                 | (Applying, Reporting)
                 | (Reporting, Applying)
                 | (Applying | Reporting, Cloned)
-                // The interface got its old address back, so it was no copy.
-                | (Cloned, Applying)
+                | (Cloned, FirstBoot)
         )
     }
 }
@@ -71,6 +70,10 @@ pub(crate) struct Enrolment {
     pub instance: InstanceName,
     /// The address that was enrolled; a guest without it is a copy.
     pub mac: Mac,
+    /// The virtual machine's UUID at that time; one with another is a copy.
+    pub uuid: Option<String>,
+    /// Digest of the machine-id at that time: a copy must not keep it.
+    pub machine_id: Sha256Digest,
 }
 
 /// What is watched between assignments. No values of the assignment: those stand in the wired files only.
@@ -155,6 +158,12 @@ impl State {
         }
         self.phase = next;
         self.save(root)
+    }
+
+    /// A copy forgets what the original had: its next assignment is its first, whatever its number.
+    pub(crate) fn begin_anew(&mut self, root: &Root) -> Result<()> {
+        *self = Self { phase: self.phase, ..Self::sealed() };
+        self.become_phase(Phase::FirstBoot, root)
     }
 
     /// The newest generation that was decided, for good or bad: only a newer one is of interest.

@@ -231,24 +231,36 @@ async fn a_kill_in_the_middle_of_a_wiring_is_put_back_at_the_next_start() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_copy_of_an_enrolled_guest_does_not_use_its_certificate() {
+async fn a_copy_of_an_enrolled_guest_becomes_a_guest_of_its_own() {
     let Some(World { orchestrator, bus, guest }) = world().await else { return };
     orchestrator.assign(assignment(1, json!({ "listener": 1883 })));
     let running = guest.start(&bus.address);
     eventually("generation 1", || orchestrator.last_report().filter(|r| r.generation == Generation(1))).await;
     running.kill();
-    guest.file("sys/class/net/eth0/address", "bc:24:11:00:00:02", 0o644);
+    let first = orchestrator.book.lock().unwrap().enrolments[0].clone();
     let reports = orchestrator.book.lock().unwrap().reports.len();
-    let copy = guest.start(&bus.address);
-    eventually("the problem", || guest.problems().contains("identity-changed").then_some(())).await;
-    assert_eq!(guest.phase().as_deref(), Some("cloned"));
-    copy.kill();
-    assert_eq!(orchestrator.book.lock().unwrap().reports.len(), reports);
+    let key = guest.read("var/lib/ctrlable-agent/key.pem").unwrap();
 
-    // It was no copy: the interface has its address again.
-    guest.file("sys/class/net/eth0/address", "bc:24:11:00:00:01", 0o644);
-    let _running = guest.start(&bus.address);
-    eventually("a report again", || (orchestrator.book.lock().unwrap().reports.len() > reports).then_some(())).await;
+    // The disk as it was, under another address; the hypervisor carries a claim for this start.
+    guest.file("sys/class/net/eth0/address", "bc:24:11:00:00:02", 0o644);
+    guest.file("sys/class/dmi/id/product_serial", "ctrlable-claim-of-the-second-start\n", 0o400);
+    let _copy = guest.start(&bus.address);
+    eventually("an enrolment of its own", || (orchestrator.book.lock().unwrap().enrolments.len() > 1).then_some(()))
+        .await;
+    eventually("a report of its own", || (orchestrator.book.lock().unwrap().reports.len() > reports).then_some(()))
+        .await;
+    let book = orchestrator.book.lock().unwrap();
+    let second = &book.enrolments[1];
+    assert_eq!(second.claim.expose(), "ctrlable-claim-of-the-second-start");
+    assert_eq!(second.mac.to_string(), "BC:24:11:00:00:02");
+    assert_ne!(second.identity.machine_id, first.identity.machine_id);
+    assert!(!second.identity.ssh_host_keys.shares_with(&first.identity.ssh_host_keys));
+    assert_ne!(public_key(&second.csr), public_key(&first.csr));
+    // Nothing was said in the original's name, and its key is gone.
+    assert!(book.reports[reports..].iter().all(|report| report.identity == second.identity));
+    assert!(guest.files_with(key.trim()).is_empty());
+    assert!(guest.files_with("ctrlable-claim-of-the-second-start").iter().all(|file| file.ends_with("product_serial")));
+    assert!(!guest.log().contains("ctrlable-claim-of"), "{}", guest.log());
 }
 
 #[tokio::test(flavor = "multi_thread")]

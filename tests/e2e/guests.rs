@@ -44,11 +44,16 @@ fn only_the_guest_that_was_just_started_gets_a_certificate_and_only_once() -> Re
     let before = small.sim.guest(&hostname("attic"))?;
     let bootstrap = small.sim.bootstrap("sensor")?;
     let key = KeyPair::generate()?.serialize_pem();
-    let honest = sim::enrol_request(bootstrap, &hostname("attic"), &before.mac, &key, 77)?;
-    let replayed = sim::enrol_request(bootstrap, &hostname("attic"), &before.mac, &before.key, 1)?;
+    let claim = before.claim.clone().context("a sensor has a claim of its own")?;
+    let own = |key: &str, seed| -> Result<contract::enrolment::EnrolRequest> {
+        let request = sim::enrol_request(bootstrap, &hostname("attic"), &before.mac, key, seed)?;
+        Ok(contract::enrolment::EnrolRequest { claim: Secret::new(claim.as_str()), ..request })
+    };
+    let honest = own(&key, 77)?;
+    let replayed = own(&before.key, 1)?;
     let mut cases = 0;
     let mut refused = |request: &contract::enrolment::EnrolRequest, wanted: &str| -> Result<()> {
-        let reason = refusal(block(sim::enrol(bootstrap, request)))?;
+        let reason = refusal(block(sim::enrol(bootstrap, request, before.address)))?;
         ensure!(reason == wanted, "{reason} instead of {wanted}");
         let events = small.world.events()?;
         let shown = events.iter().any(|event| event["kind"] == "enrolment-refused" && event["reason"] == wanted);
@@ -56,9 +61,14 @@ fn only_the_guest_that_was_just_started_gets_a_certificate_and_only_once() -> Re
         cases += 1;
         Ok(())
     };
-    refused(&honest, "enrol-already")?;
+    // Its claim was for the first enrolment, and the release's is not its.
+    refused(&honest, "enrol-claim-used")?;
     // The first guest's own request once more, after its first report.
-    refused(&replayed, "enrol-already")?;
+    refused(&replayed, "enrol-claim-used")?;
+    refused(
+        &contract::enrolment::EnrolRequest { claim: Secret::new(bootstrap.claim.expose()), ..honest.clone() },
+        "enrol-claim-wrong",
+    )?;
     refused(
         &contract::enrolment::EnrolRequest { claim: Secret::new("guessed"), ..honest.clone() },
         "enrol-claim-wrong",
@@ -66,7 +76,11 @@ fn only_the_guest_that_was_just_started_gets_a_certificate_and_only_once() -> Re
     let mac = "02:00:00:00:00:99".parse()?;
     refused(&contract::enrolment::EnrolRequest { mac, ..honest.clone() }, "enrol-mac-mismatch")?;
     let unknown = hostname("garage").parse()?;
-    refused(&contract::enrolment::EnrolRequest { hostname: unknown, ..honest.clone() }, "enrol-unknown-host")?;
+    let release = Secret::new(bootstrap.claim.expose());
+    refused(
+        &contract::enrolment::EnrolRequest { hostname: unknown, claim: release, ..honest.clone() },
+        "enrol-unknown-host",
+    )?;
     let template = "broker".parse()?;
     refused(&contract::enrolment::EnrolRequest { template, ..honest.clone() }, "enrol-template-mismatch")?;
     refused(&contract::enrolment::EnrolRequest { protocol: 99, ..honest.clone() }, "enrol-protocol")?;
@@ -154,11 +168,11 @@ fn a_bad_revision_leaves_the_running_site_alone() -> Result<()> {
         ("unknown-template", good.replace("template: broker", "template: teapot")),
         ("unknown-release", good.replace("release: \"2026.06\"", "release: \"2026.07\"")),
     ] {
-        fs::write(small.world.site_file(), text)?;
+        small.world.write_site(&text)?;
         let revision = small.world.push(wanted)?;
         reasons.push((wanted, small.world.await_verdict(&revision)?));
     }
-    fs::write(small.world.site_file(), &good)?;
+    small.world.write_site(&good)?;
     fs::write(small.world.manifest(), tampered.replace("ram: 256", "ram: 257"))?;
     let revision = small.world.push("a tampered release")?;
     reasons.push(("release-signature-wrong", small.world.await_verdict(&revision)?));
@@ -190,7 +204,7 @@ fn a_rewritten_history_is_refused_until_a_person_accepts_it() -> Result<()> {
     ensure!(small.world.await_verdict(&b)?.is_none(), "B is refused");
     small.await_settled(&with("porch"))?;
     small.world.git(&["reset", "--quiet", "--hard", "HEAD~1"])?;
-    fs::write(small.world.site_file(), site(&with("porch")) + "# rewritten\n")?;
+    small.world.write_site(&(site(&with("porch")) + "# rewritten\n"))?;
     small.world.git(&["commit", "--quiet", "--all", "--message", "C"])?;
     small.world.git(&["push", "--quiet", "--force", "origin", "HEAD:main"])?;
     let c = small.world.git(&["rev-parse", "HEAD"])?.trim().to_owned();

@@ -2,6 +2,7 @@
 //! own, polls for assignments over mutual TLS and reports health, as the real agent does.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
@@ -10,9 +11,10 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use contract::assignment::{self, Assignment};
 use contract::bootstrap::Bootstrap;
-use contract::enrolment::{self, EnrolRequest, EnrolResponse, Identity, Problem};
+use contract::enrolment::{self, CLAIM_PREFIX, CLAIM_VARIABLE, EnrolRequest, EnrolResponse, Identity, Problem};
 use contract::floor::Floor;
 use contract::health::{self, HealthReport, HealthResponse, UnitHealth, Usage, WiringOutcome, WiringReport};
+use contract::host_keys::{HostKey, HostKeys};
 use contract::ids::Generation;
 use contract::{PROTOCOL, secret::Secret};
 use rcgen::{CertificateParams, KeyPair};
@@ -54,6 +56,10 @@ pub struct Guest {
     pub vmid: u64,
     /// Its MAC address.
     pub mac: String,
+    /// Its address.
+    pub address: Option<IpAddr>,
+    /// The claim that its configuration carried when it was started.
+    pub claim: Option<String>,
     /// The template that it was cloned from.
     pub template: String,
     /// Made at its first start.
@@ -68,7 +74,8 @@ pub struct Guest {
     pub floor: Option<Floor>,
     /// How often it was started.
     pub starts: u64,
-    identity: u64,
+    /// What makes it unlike every other: see [`identity`].
+    pub identity: u64,
 }
 
 impl Guest {
@@ -190,6 +197,9 @@ struct Seen {
     mac: String,
     template: String,
     pid: u64,
+    address: IpAddr,
+    /// As its first process sees it.
+    claim: Option<String>,
 }
 
 /// Follows the node: a guest that starts gets a stand-in, one that stops loses it, one that goes is forgotten.
@@ -225,19 +235,22 @@ async fn look(shared: &Shared) -> Result<(BTreeMap<String, Seen>, Vec<(u64, Stri
     let facts: Value = serde_json::from_slice(&std::fs::read(shared.lab.join("lab.json"))?)?;
     let fact = |name: &str| facts[name].as_str().with_context(|| format!("lab.json lacks {name}"));
     let token = std::fs::read_to_string(fact("root_token")?)?;
-    let client = client(&std::fs::read_to_string(fact("ca")?)?, None)?;
-    let base = format!("{}/api2/json/nodes/pve1/lxc", fact("url")?);
+    let client = client(&std::fs::read_to_string(fact("ca")?)?, None, None)?;
+    let url = fact("url")?;
+    let base = format!("{url}/api2/json/nodes/pve1/lxc");
     let get = async |url: String| -> Result<Value> {
         let authorization = format!("PVEAPIToken={}", token.trim());
         let response = client.get(url).header("Authorization", authorization).send().await?.error_for_status()?;
-        Ok(response.json::<Value>().await?["data"].take())
+        Ok(response.json::<Value>().await?)
     };
-    let rows = get(base.clone()).await?;
+    let rows = get(base.clone()).await?["data"].take();
+    let addresses = get(format!("{url}/lab/addresses")).await?;
     let (mut running, mut there) = (BTreeMap::new(), Vec::new());
     for row in rows.as_array().into_iter().flatten().filter(|row| row["template"] != 1) {
         let Some(vmid) = row["vmid"].as_u64() else { continue };
         // Gone since the list was made.
-        let Ok(config) = get(format!("{base}/{vmid}/config")).await else { continue };
+        let Ok(config) = get(format!("{base}/{vmid}/config?current=1")).await else { continue };
+        let config = &config["data"];
         let net = config["net0"].as_str().unwrap_or_default();
         let mac = net.split(',').find_map(|part| part.strip_prefix("hwaddr=")).unwrap_or_default().to_ascii_lowercase();
         there.push((vmid, mac.clone()));
@@ -245,7 +258,12 @@ async fn look(shared: &Shared) -> Result<(BTreeMap<String, Seen>, Vec<(u64, Stri
         let hostname = config["hostname"].as_str().unwrap_or_default().to_owned();
         if row["status"] == "running" {
             let pid = row["pid"].as_u64().unwrap_or_default();
-            running.insert(hostname.clone(), Seen { hostname, vmid, mac, template, pid });
+            let Some(address) = addresses[vmid.to_string()][0].as_str() else { continue };
+            let address = address.parse()?;
+            let environment = config["env"].as_str().unwrap_or_default().split('\0');
+            let claim = environment.filter_map(|pair| pair.strip_prefix(CLAIM_VARIABLE)?.strip_prefix('='));
+            let claim = claim.filter(|claim| claim.starts_with(CLAIM_PREFIX)).map(str::to_owned).next();
+            running.insert(hostname.clone(), Seen { hostname, vmid, mac, template, pid, address, claim });
         }
     }
     Ok((running, there))
@@ -308,6 +326,8 @@ impl Agent {
                 };
             }
             guest.starts += 1;
+            guest.address = Some(self.seen.address);
+            guest.claim = self.seen.claim.clone();
             guest.clone()
         });
         let base = bootstrap.orchestrators.first().context("a bootstrap file without URL")?;
@@ -316,12 +336,15 @@ impl Agent {
             conduct.changed().await?;
         }
         if guest.certificate.is_none() {
-            let request = enrol_request(bootstrap, &self.seen.hostname, &guest.mac, &guest.key, guest.identity)?;
-            let answer = enrol(bootstrap, &request).await?;
+            let mut request = enrol_request(bootstrap, &self.seen.hostname, &guest.mac, &guest.key, guest.identity)?;
+            if let Some(claim) = &guest.claim {
+                request.claim = Secret::new(claim.as_str());
+            }
+            let answer = enrol(bootstrap, &request, guest.address).await?;
             self.with(|guest| guest.certificate = Some(answer.certificate));
         }
         let credentials = self.with(|guest| guest.credentials()).context("the certificate is there")?;
-        let client = client(&bootstrap.ca, Some(&credentials))?;
+        let client = client(&bootstrap.ca, Some(&credentials), guest.address)?;
         self.serve(&client, base, &mut conduct).await
     }
 
@@ -406,8 +429,16 @@ pub fn identity(seed: u64) -> Identity {
     Identity {
         machine_id: format!("{seed:064x}").parse().unwrap_or_else(|_| unreachable!("64 hex digits are a digest")),
         sealed_machine_id: None,
-        ssh_host_keys: BTreeMap::from([("ssh-ed25519".to_owned(), format!("SHA256:{seed:043}"))]),
+        ssh_host_keys: host_keys(seed),
     }
+}
+
+/// The form of an ed25519 key with a number in it.
+fn host_keys(seed: u64) -> HostKeys {
+    // Length and name of the algorithm and the key's length are the same in every key, and so is how they are encoded.
+    let key = HostKey::try_from(format!("ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIA{seed:042}"));
+    let keys = key.and_then(|key| HostKeys::try_from(vec![key]));
+    keys.unwrap_or_else(|_| unreachable!("digits are base64, and 68 of them need no padding"))
 }
 
 /// A guest's request for a certificate.
@@ -426,11 +457,12 @@ pub fn enrol_request(bootstrap: &Bootstrap, hostname: &str, mac: &str, key: &str
     })
 }
 
-/// A client that believes `ca` alone, and shows a certificate if it has one.
-pub fn client(ca: &str, credentials: Option<&Credentials>) -> Result<reqwest::Client> {
+/// A client that believes `ca` alone, shows a certificate if it has one, and connects from an address of this machine.
+pub fn client(ca: &str, credentials: Option<&Credentials>, from: Option<IpAddr>) -> Result<reqwest::Client> {
     let mut builder = reqwest::Client::builder()
         .tls_certs_only([reqwest::Certificate::from_pem(ca.as_bytes())?])
         .no_proxy()
+        .local_address(from)
         .timeout(ANSWER);
     if let Some(Credentials { key, certificate }) = credentials {
         builder = builder.identity(reqwest::Identity::from_pem(format!("{key}{certificate}").as_bytes())?);
@@ -475,14 +507,14 @@ async fn poll(client: &reqwest::Client, base: &str, after: Generation) -> Result
     }
 }
 
-/// Asks for a certificate; a refusal is a [`Refused`].
-pub async fn enrol(bootstrap: &Bootstrap, request: &impl Serialize) -> Result<EnrolResponse> {
+/// Asks for a certificate from an address; a refusal is a [`Refused`].
+pub async fn enrol(bootstrap: &Bootstrap, request: &impl Serialize, from: Option<IpAddr>) -> Result<EnrolResponse> {
     let base = bootstrap.orchestrators.first().context("a bootstrap file without URL")?;
-    answer(client(&bootstrap.ca, None)?.post(format!("{base}{}", enrolment::PATH)).json(request)).await
+    answer(client(&bootstrap.ca, None, from)?.post(format!("{base}{}", enrolment::PATH)).json(request)).await
 }
 
 /// Asks once for the newest assignment, with or without a certificate.
 pub async fn assignment(bootstrap: &Bootstrap, query: &str, credentials: Option<&Credentials>) -> Result<Assignment> {
     let base = bootstrap.orchestrators.first().context("a bootstrap file without URL")?;
-    answer(client(&bootstrap.ca, credentials)?.get(format!("{base}{}?{query}", assignment::PATH))).await
+    answer(client(&bootstrap.ca, credentials, None)?.get(format!("{base}{}?{query}", assignment::PATH))).await
 }

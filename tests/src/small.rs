@@ -114,7 +114,7 @@ impl Small {
         world.make_fleet()?;
         fs::write(world.manifest(), manifest)?;
         world.sign()?;
-        fs::write(world.site_file(), site)?;
+        world.write_site(site)?;
         world.push("release 2026.06, and the site")?;
         world.start_lab()?;
         world.configure_with(&[("mqtt", "rain-kettle-41")], interval, tuning)?;
@@ -127,7 +127,7 @@ impl Small {
 
     /// The dealer replaces the site and pushes it. Returns the revision.
     pub fn change_site(&self, instances: &[(&str, &str)]) -> Result<String> {
-        fs::write(self.world.site_file(), site(instances))?;
+        self.world.write_site(&site(instances))?;
         self.world.push("a change of the site")
     }
 
@@ -173,7 +173,9 @@ impl Small {
             ensure!((2000..2100).contains(vmid), "{name} has number {vmid}");
             ensure!(row["status"] == "running", "{name} does not run: {row}");
             let config = world.node("GET", &format!("/api2/json/nodes/pve1/lxc/{vmid}/config"), None)?;
-            macs.push(check_config(name, &config["data"]).with_context(|| format!("{name}: {config:#}"))?);
+            macs.push(
+                check_config(name, &config["data"], &world.network()).with_context(|| format!("{name}: {config:#}"))?,
+            );
             // The agent that lives in this guest, and no other, is the one that the ledger knows.
             let guest = self.sim.guest(&hostname)?;
             ensure!(guest.vmid == *vmid && guest.certificate.is_some(), "{name} has no agent: {guest:?}");
@@ -277,9 +279,10 @@ impl Small {
 }
 
 /// What every guest of the small site must have. Returns its MAC address.
-fn check_config(name: &str, config: &Value) -> Result<String> {
+fn check_config(name: &str, config: &Value, network: &str) -> Result<String> {
+    let fixed = format!("ip={network}10/24");
     let (template, cores, memory, disk, ip) = match name {
-        "hub" => ("broker", 2, 384, "4G", "ip=10.77.0.10/24"),
+        "hub" => ("broker", 2, 384, "4G", fixed.as_str()),
         _ => ("sensor", 1, 128, "2G", "ip=dhcp"),
     };
     let text = |key: &str| config[key].as_str().unwrap_or_default().to_owned();
@@ -302,6 +305,10 @@ fn check_config(name: &str, config: &Value) -> Result<String> {
     ];
     ensure!(marker.iter().all(|part| text("description").contains(part)), "marker");
     ensure!(config["onboot"] == json!(1), "onboot");
+    ensure!(
+        !text("env").contains("ctrlable-claim-") || text("env").is_empty(),
+        "a claim was left in its configuration"
+    );
     net.split(',').find_map(|part| part.strip_prefix("hwaddr=")).map(str::to_owned).context("net0 has no MAC address")
 }
 
@@ -311,6 +318,10 @@ pub fn make_template(world: &World, vmid: u32, name: &str) -> Result<()> {
     import.arg(world.dir.join("lab")).args(["--vmid", &vmid.to_string(), "--hostname", name]);
     import.args(["--storage", "local-lvm", "--size", "2G", "--pool", "ctrlable", "--memory", "256"]);
     import.args(["--set", "net0=name=eth0,bridge=vmbr0,ip=dhcp,type=veth"]);
+    // Sensors start with a claim of their own, brokers with their release's.
+    if name == "sensor" {
+        import.args(["--set", "env=CTRLABLE_CLAIM=none"]);
+    }
     run(&mut import)?;
     let mut adopt = world.ctrlable(["template", "adopt", "--release", RELEASE, "--name", name]);
     run(adopt.arg(vmid.to_string()).arg("--manifest").arg(world.manifest())).map(drop)

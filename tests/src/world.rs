@@ -160,7 +160,7 @@ impl World {
         let mut serve = command(program("ctrlable-lab")?, ["serve", "--listen", &own, "--state"]);
         serve.arg(self.dir.join("lab")).args(["--node", "pve1", "--runtime"]);
         match self.runtime {
-            Runtime::None => serve.arg("none"),
+            Runtime::None => serve.args(["none", "--subnet", &format!("{}0/24", self.network())]),
             // The second address is the node's own on its bridge, inside the lab's network namespace.
             Runtime::Nspawn => serve.args(["nspawn", "--listen", &format!("{NODE}:8006")]),
         };
@@ -172,6 +172,20 @@ impl World {
             }
             Ok(self.dir.join("lab/lab.json").exists().then_some(()))
         })
+    }
+
+    /// The first three numbers, with their dots, of the guests' network. Records have theirs on loopback, where a
+    /// stand-in can connect from its guest's own address; no other world on this machine has the same.
+    pub fn network(&self) -> String {
+        match self.runtime {
+            Runtime::None => format!("127.{}.{}.", self.ports[0] >> 8, self.ports[0] & 255),
+            Runtime::Nspawn => "10.77.0.".to_owned(),
+        }
+    }
+
+    /// Writes the site definition into the checkout; addresses in it that begin with `10.77.0.` become this world's.
+    pub fn write_site(&self, text: &str) -> Result<()> {
+        Ok(fs::write(self.site_file(), text.replace("10.77.0.", &self.network()))?)
     }
 
     /// What the lab said of itself.

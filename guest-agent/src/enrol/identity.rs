@@ -39,6 +39,12 @@ pub(crate) fn macs(root: &Root) -> Result<Vec<Mac>> {
     Ok(found.into_iter().map(|(_, _, mac)| mac).collect())
 }
 
+/// UUID of a virtual machine, in lower case. A container would see its node's.
+pub(crate) fn uuid(root: &Root) -> Option<String> {
+    let contained = root.read_kernel_file(layout::CONTAINER).is_some();
+    root.read_kernel_file(layout::MACHINE_UUID).filter(|_| !contained).map(|uuid| uuid.to_ascii_lowercase())
+}
+
 /// What makes this guest unlike every other, as it is now.
 pub(crate) fn identity(root: &Root, seal: Option<&SealRecord>) -> Result<Identity> {
     let id = machine_id::read(root)?

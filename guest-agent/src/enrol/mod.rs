@@ -2,6 +2,8 @@
 
 /// Waiting between attempts.
 pub(crate) mod backoff;
+/// The claim that the hypervisor carries for this guest alone.
+pub(crate) mod claim;
 /// Requests to the orchestrator.
 pub(crate) mod client;
 /// Key, certificate and CA on disk.

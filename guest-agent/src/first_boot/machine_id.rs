@@ -7,7 +7,6 @@ use crate::error::{Error, Reason, Result};
 use crate::files::{Attributes, Root};
 use crate::layout;
 use crate::log;
-use crate::seal::record::SealRecord;
 
 /// Mode of the file, as systemd sets it.
 pub(crate) const MODE: u32 = 0o444;
@@ -32,18 +31,17 @@ fn valid(id: &str) -> bool {
     id.len() == 32 && id.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f')) && id.bytes().any(|b| b != b'0')
 }
 
-/// Keeps the id that systemd made for this boot, or makes one where there is none, or the template's.
-pub(crate) fn ensure_fresh(root: &Root, seal: Option<&SealRecord>) -> Result<()> {
-    let sealed = seal.and_then(|seal| seal.machine_id.as_ref());
+/// Keeps the id that systemd made for this boot, or makes one where there is none, or another guest's.
+pub(crate) fn ensure_fresh(root: &Root, others: Option<&Sha256Digest>) -> Result<()> {
     let why = match read(root)? {
         None => "none was there",
-        Some(id) if Some(&digest(&id)?) == sealed => "it was the template's",
+        Some(id) if Some(&digest(&id)?) == others => "it was another guest's",
         Some(_) => return Ok(()),
     };
     let attributes = Attributes { mode: MODE, owner: root.owner() };
     root.write(layout::MACHINE_ID, format!("{}\n", random()?).as_bytes(), attributes)
         .map_err(|error| Error::new(Reason::MachineId, error.message))?;
-    log::info(format_args!("first boot: made a new machine-id, because {why}"));
+    log::info(format_args!("made a new machine-id, because {why}"));
     Ok(())
 }
 
@@ -70,8 +68,7 @@ mod tests {
         if let Some(text) = before {
             root.write_own(layout::MACHINE_ID, text.as_bytes(), 0o444).unwrap();
         }
-        let seal = SealRecord { machine_id: Some(digest(TEMPLATE).unwrap()), ..SealRecord::sample() };
-        ensure_fresh(&root, Some(&seal)).unwrap();
+        ensure_fresh(&root, Some(&digest(TEMPLATE).unwrap())).unwrap();
         assert_eq!(root.read(layout::MACHINE_ID, 100).unwrap().unwrap().attributes.mode, 0o444);
         read(&root).unwrap().unwrap()
     }

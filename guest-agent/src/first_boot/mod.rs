@@ -1,5 +1,7 @@
 //! The first boot of a clone: an identity of its own, before anything that shows an identity starts.
 
+/// A copy of an enrolled guest begins anew.
+pub(crate) mod cloned;
 /// The guest's id.
 pub(crate) mod machine_id;
 /// SSH host keys.
@@ -26,7 +28,8 @@ pub(crate) fn reset_identity(root: &Root, state: &mut State, seal: Option<&SealR
         return Ok(());
     }
     let journal = Journal::new(root);
-    let machine_id = journal.step("machine-id", || machine_id::ensure_fresh(root, seal));
+    let machine_id =
+        journal.step("machine-id", || machine_id::ensure_fresh(root, seal.and_then(|seal| seal.machine_id.as_ref())));
     // Without a good machine-id the guest stops here, but not without keys: somebody has to log in and look.
     let keys = journal.step("ssh-host-keys", || ssh_keys::replace(root))?;
     machine_id?;

@@ -15,11 +15,13 @@ use zeroize::Zeroizing;
 use super::never;
 use crate::dbus::SystemBus;
 use crate::enrol::backoff::{self, Backoff};
+use crate::enrol::claim;
 use crate::enrol::client::{Client, Failure, Retry};
 use crate::enrol::credentials::{self, Credentials};
 use crate::enrol::identity;
 use crate::error::{Error, Reason, Result};
 use crate::files::Root;
+use crate::first_boot::cloned;
 use crate::first_boot::journal::{self, Journal};
 use crate::health::{self, Observation};
 use crate::seal::record::SealRecord;
@@ -200,8 +202,8 @@ impl<B: SystemBus + 'static> Agent<B> {
     /// Goes on from where the state file says.
     fn begin(&mut self) {
         match self.state.phase {
-            Phase::Sealed | Phase::FirstBoot | Phase::Enrolling => self.enrol_after(Duration::ZERO),
-            Phase::Applying | Phase::Reporting | Phase::Cloned => {
+            Phase::Sealed | Phase::FirstBoot | Phase::Cloned | Phase::Enrolling => self.enrol_after(Duration::ZERO),
+            Phase::Applying | Phase::Reporting => {
                 if let Err(error) = self.resume() {
                     self.problem(Subject::Identity, &error);
                 }
@@ -211,21 +213,16 @@ impl<B: SystemBus + 'static> Agent<B> {
 
     /// Uses the certificate of an earlier start, if this is still the guest that it was given to.
     fn resume(&mut self) -> Result<()> {
-        let macs = identity::macs(&self.root)?;
         let Some(enrolment) = &self.state.enrolment else {
             let message = format!("{} knows of no enrolment", layout::STATE);
             return Err(Error::new(Reason::StateUnreadable, message));
         };
-        // Without any interface the guest can neither talk nor be told from another.
-        if !macs.is_empty() && !macs.contains(&enrolment.mac) {
-            let message = format!("the interface {} of {} is gone", enrolment.mac, enrolment.instance);
-            if self.state.phase != Phase::Cloned {
-                self.become_phase(Phase::Cloned);
-            }
-            return Err(Error::new(Reason::IdentityChanged, message));
-        }
-        if self.state.phase == Phase::Cloned {
-            self.become_phase(Phase::Applying);
+        // An interface that came too late for the look at the start.
+        if let Some(why) = cloned::difference(&self.root, enrolment)? {
+            return Err(Error::new(
+                Reason::IdentityChanged,
+                format!("this is a copy of {}: {why}", enrolment.instance),
+            ));
         }
         if !self.bootstrap.claim.expose().is_empty() {
             bootstrap::forget_claim(&self.root, &mut self.bootstrap)?;
@@ -266,7 +263,7 @@ impl<B: SystemBus + 'static> Agent<B> {
         let (key, csr) = credentials::request(&self.root)?;
         let request = EnrolRequest {
             protocol: contract::PROTOCOL,
-            claim: self.bootstrap.claim.clone(),
+            claim: claim::own(&self.root).unwrap_or_else(|| self.bootstrap.claim.clone()),
             release: self.bootstrap.release.clone(),
             template: self.bootstrap.template.clone(),
             hostname: identity::hostname(&self.root)?,
@@ -305,7 +302,9 @@ impl<B: SystemBus + 'static> Agent<B> {
         let client = Client::new(&self.bootstrap.orchestrators, &credentials.ca, Some(&credentials))?;
         credentials.save(&self.root)?;
         log::info(format_args!("enrolled as {site}/{instance}, generation {generation} waits"));
-        self.state.enrolment = Some(Enrolment { site, instance, mac });
+        let machine_id = identity::identity(&self.root, self.seal.as_ref())?.machine_id;
+        let uuid = identity::uuid(&self.root);
+        self.state.enrolment = Some(Enrolment { site, instance, mac, uuid, machine_id });
         self.become_phase(Phase::Applying);
         bootstrap::forget_claim(&self.root, &mut self.bootstrap)?;
         self.client = Some(Rc::new(client));

@@ -9,6 +9,8 @@
 //! | `POST /lab/lock`, `/lab/unlock` | `{vmid, lock}`, `{vmid}` | sets and clears a lock, as `pct unlock` does |
 //! | `POST /lab/hold` | `{vmid, ms}` | holds the guest's configuration file |
 //! | `POST /lab/agent` | `{vmid, agent: absent or responding}` | the agent of a virtual machine |
+//! | `GET /lab/addresses` | | addresses of records by number, as the guests themselves know them |
+//! | `POST /lab/interface` | `{vmid, shows: [cidr…] or null}` | lets a record's interface show other addresses, or none |
 //! | `POST /lab/storage` | `{storage, type, content, capacity, disabled}` | adds or changes a storage |
 //! | `POST /lab/bridge` | `{bridge, cidr, mtu}` | adds or changes a bridge |
 //! | `POST /lab/revoke`, `/lab/restore` | `{privilege}` | takes a privilege from all but root, and gives it back |
@@ -68,6 +70,14 @@ struct HoldRequest {
 struct AgentRequest {
     vmid: Vmid,
     agent: Agent,
+}
+
+/// What the interfaces of a record show; absent: what they have.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct InterfaceRequest {
+    vmid: Vmid,
+    shows: Option<Vec<String>>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -147,6 +157,19 @@ async fn answer(node: &Arc<Node>, method: &str, path: &str, body: &[u8]) -> Outc
         ("POST", "/lab/agent") => {
             let AgentRequest { vmid, agent } = parse(body)?;
             with_guest(node, vmid, |guest| guest.agent = agent)
+        }
+        ("GET", "/lab/addresses") => Ok(json!(node.runtime.own_addresses())),
+        ("POST", "/lab/interface") => {
+            let InterfaceRequest { vmid, shows } = parse(body)?;
+            let cidr = |text: String| {
+                let (address, prefix) = text.split_once('/')?;
+                Some((address.parse().ok()?, prefix.parse().ok()?))
+            };
+            let shown = shows.map(|list| list.into_iter().map(cidr).collect::<Option<Vec<_>>>());
+            if shown == Some(None) {
+                return Err((400, "`shows` is a list of addresses such as 10.77.0.9/24".to_owned()));
+            }
+            node.runtime.pretend(vmid, shown.flatten()).map(|()| Value::Null).map_err(|text| (400, text))
         }
         ("POST", "/lab/storage") => storage(node, parse(body)?),
         ("POST", "/lab/bridge") => {

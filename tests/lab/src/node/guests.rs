@@ -337,7 +337,9 @@ impl Guest {
             .filter(|(key, _)| schema::find(&[self.kind.keys()], key, 9).is_some_and(|param| param.name == "net"))
             .filter_map(|(_, value)| network::nic(&properties::parse(schema::lxc::NET, value).ok()?))
             .collect();
-        GuestSpec { vmid: self.vmid, hostname: self.name(), nics, memory: self.memory() }
+        let variables = self.get("env").unwrap_or_default().split('\0').filter(|pair| !pair.is_empty());
+        let environment = variables.map(str::to_owned).collect();
+        GuestSpec { vmid: self.vmid, hostname: self.name(), nics, memory: self.memory(), environment }
     }
 
     /// Whether systemd in it would miss nesting: a container of release 9 then ends its start with a warning.

@@ -50,6 +50,8 @@ pub(crate) struct GuestSpec {
     pub(crate) nics: Vec<Nic>,
     /// Memory limit in MiB.
     pub(crate) memory: u64,
+    /// Variables of its first process: `env`, already split.
+    pub(crate) environment: Vec<String>,
 }
 
 /// One interface as the node sees it from outside, sampled at call time.
@@ -141,6 +143,22 @@ impl Runtime {
         match self {
             Self::None(runtime) => runtime.interfaces(vmid).await,
             Self::Nspawn(runtime) => runtime.interfaces(vmid).await,
+        }
+    }
+
+    /// Lets the interfaces of a record show this instead of its own addresses; `None` undoes it.
+    pub(crate) fn pretend(&self, vmid: Vmid, shown: Option<Vec<(Ipv4Addr, u8)>>) -> Result<(), Failure> {
+        match self {
+            Self::None(runtime) => runtime.pretend(vmid, shown),
+            Self::Nspawn(_) => Err("a real guest has the addresses that it has".to_owned()),
+        }
+    }
+
+    /// Addresses of records as the guests themselves know them, from the first instant; empty for real guests.
+    pub(crate) fn own_addresses(&self) -> std::collections::BTreeMap<Vmid, Vec<Ipv4Addr>> {
+        match self {
+            Self::None(runtime) => runtime.own_addresses(),
+            Self::Nspawn(_) => Default::default(),
         }
     }
 

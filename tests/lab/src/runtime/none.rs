@@ -36,6 +36,8 @@ pub(crate) struct NoneRuntime {
     /// From the start of a guest to an address on its interface.
     address_after: Duration,
     running: Mutex<BTreeMap<Vmid, Running>>,
+    /// What a test lets interfaces show instead.
+    pretended: Mutex<BTreeMap<Vmid, Vec<(Ipv4Addr, u8)>>>,
 }
 
 impl NoneRuntime {
@@ -51,7 +53,13 @@ impl NoneRuntime {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => BTreeMap::new(),
             Err(error) => return Err(format!("{}: {error}", file.display())),
         };
-        Ok(Self { file, subnet: (network, prefix), address_after, running: Mutex::new(running) })
+        Ok(Self {
+            file,
+            subnet: (network, prefix),
+            address_after,
+            running: Mutex::new(running),
+            pretended: Mutex::default(),
+        })
     }
 
     fn running(&self) -> MutexGuard<'_, BTreeMap<Vmid, Running>> {
@@ -135,13 +143,34 @@ impl NoneRuntime {
             inet: vec![("127.0.0.1".to_owned(), 8)],
             inet6: vec![("::1".to_owned(), 128)],
         };
+        let pretended = self.pretended.lock().unwrap_or_else(PoisonError::into_inner).get(&vmid).cloned();
         let cards = guest.nics.iter().map(|card| Interface {
             name: card.name.clone(),
             mac: card.mac.clone(),
-            inet: card.address.iter().filter(|_| up).map(|(address, prefix)| (address.to_string(), *prefix)).collect(),
+            inet: pretended
+                .clone()
+                .unwrap_or_else(|| card.address.into_iter().collect())
+                .into_iter()
+                .filter(|_| up)
+                .map(|(address, prefix)| (address.to_string(), prefix))
+                .collect(),
             inet6: if up { link_local(&card.mac).into_iter().collect() } else { Vec::new() },
         });
         std::iter::once(lo).chain(cards).collect()
+    }
+
+    pub(crate) fn pretend(&self, vmid: Vmid, shown: Option<Vec<(Ipv4Addr, u8)>>) -> Result<(), Failure> {
+        let mut pretended = self.pretended.lock().unwrap_or_else(PoisonError::into_inner);
+        match shown {
+            Some(shown) => pretended.insert(vmid, shown),
+            None => pretended.remove(&vmid),
+        };
+        Ok(())
+    }
+
+    pub(crate) fn own_addresses(&self) -> BTreeMap<Vmid, Vec<Ipv4Addr>> {
+        let of = |guest: &Running| guest.nics.iter().filter_map(|card| Some(card.address?.0)).collect();
+        self.running().iter().map(|(vmid, guest)| (*vmid, of(guest))).collect()
     }
 
     pub(crate) async fn destroy(&self, vmid: Vmid) -> Result<(), Failure> {
@@ -167,7 +196,7 @@ mod tests {
 
     fn spec(vmid: Vmid, mac: &str, address: Address) -> GuestSpec {
         let nic = Nic { name: "eth0".to_owned(), mac: mac.to_owned(), bridge: "vmbr0".to_owned(), address };
-        GuestSpec { vmid, hostname: "a".to_owned(), nics: vec![nic], memory: 512 }
+        GuestSpec { vmid, hostname: "a".to_owned(), nics: vec![nic], memory: 512, environment: Vec::new() }
     }
 
     #[test]

@@ -42,7 +42,11 @@ fn boot(place: &Place, disks: &Disks, network: &Network, spec: &GuestSpec, group
     let join = group.limit_memory(spec.memory)?;
     let console = place.console(spec.vmid);
     fs::write(&console, "").map_err(|error| format!("{}: {error}", console.display()))?;
-    let holder = Holder::Guest { hostname: configure::short_name(&spec.hostname), join: join.as_deref() };
+    let holder = Holder::Guest {
+        hostname: configure::short_name(&spec.hostname),
+        join: join.as_deref(),
+        environment: &spec.environment,
+    };
     let disk = Mounted::open(place, disks, spec.vmid, holder)?;
     configure::before_start(&disk, spec)?;
     network.attach(place, spec.vmid, &spec.nics)?;

@@ -8,8 +8,10 @@
 #   $2 overlayfs options           $5 the guest's network namespace, a path
 #   $3 control group, below the root of the version 2 hierarchy
 #   $6 machine name                $7 host name
+#   further: `--setenv=NAME` for each variable of our own that the guest's first process is to have
 set -eu
 vmid=$1 options=$2 group=/sys/fs/cgroup/$3 extra=$4 network=$5 machine=$6 hostname=$7
+shift 7
 
 [ -z "$extra" ] || echo 0 >"$extra"
 
@@ -40,14 +42,14 @@ boot() {
     exec systemd-nspawn --quiet --boot --register=no --keep-unit --settings=no \
         --machine="$machine" --hostname="$hostname" --directory="guests/$vmid/root" \
         --network-namespace-path="$network" --capability=CAP_NET_ADMIN --rlimit=RLIMIT_NOFILE=1024:524288 \
-        --link-journal=no --resolv-conf=off --timezone=off --console=read-only
+        --link-journal=no --resolv-conf=off --timezone=off --console=read-only "$@"
 }
 
 # 133 is how systemd-nspawn says that the guest wants to be rebooted. The log keeps what is printed first: at most 4096
 # reads of at most 1 KiB, and the rest is swallowed.
 while :; do
     code=0
-    (boot) || code=$?
+    (boot "$@") || code=$?
     [ "$code" -eq 133 ] || exit "$code"
 done </dev/null 2>&1 | {
     dd of="guests/$vmid/console.log" bs=1k count=4096 status=none

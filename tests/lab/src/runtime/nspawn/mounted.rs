@@ -27,6 +27,8 @@ pub(super) enum Holder<'a> {
         hostname: &'a str,
         /// Group file to join first (a memory limit in a version 1 hierarchy).
         join: Option<&'a Path>,
+        /// `NAME=value` for its first process.
+        environment: &'a [String],
     },
 }
 
@@ -43,9 +45,9 @@ impl Mounted {
         let options = disks.mount_options(vmid)?;
         let group = Group::of_guest(place, vmid)?;
         group.leaf("launch")?;
-        let (program, hostname, join) = match holder {
-            Holder::Passing => ("unshare", "", None),
-            Holder::Guest { hostname, join } => ("setsid", hostname, join),
+        let (program, hostname, join, environment) = match holder {
+            Holder::Passing => ("unshare", "", None, &[][..]),
+            Holder::Guest { hostname, join, environment } => ("setsid", hostname, join, environment),
         };
         let mut command = Command::new(program);
         if program == "setsid" {
@@ -60,6 +62,12 @@ impl Mounted {
         let log_file = fs::File::create(&log).map_err(|error| format!("{}: {error}", log.display()))?;
         // Only what the tools need: whatever else stands in the environment is none of the guest's business.
         command.env_clear().env("PATH", PATH).current_dir(place.root());
+        // Handed on by name, so that no value stands in a command line.
+        for (name, value) in
+            environment.iter().filter_map(|pair| pair.split_once('=')).filter(|(name, _)| *name != "PATH")
+        {
+            command.env(name, value).arg(format!("--setenv={name}"));
+        }
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(log_file);
         let mut child = command.spawn().map_err(|error| tool::not_started(program, &error))?;
         let orders = child.stdin.take();

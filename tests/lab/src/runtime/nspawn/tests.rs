@@ -35,7 +35,7 @@ fn until<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
 fn guest(vmid: Vmid, address: Address) -> GuestSpec {
     let nic =
         Nic { name: "eth0".into(), mac: format!("BC:24:11:0A:00:{:02X}", vmid % 256), bridge: BRIDGE.into(), address };
-    GuestSpec { vmid, hostname: format!("guest{vmid}"), nics: vec![nic], memory: 256 }
+    GuestSpec { vmid, hostname: format!("guest{vmid}"), nics: vec![nic], memory: 256, environment: Vec::new() }
 }
 
 fn fixed(vmid: Vmid) -> GuestSpec {
