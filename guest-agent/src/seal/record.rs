@@ -41,18 +41,4 @@ impl SealRecord {
             .map_err(|cause| Error::new(Reason::FileIo, format!("cannot write {}: {cause}", layout::SEAL)))?;
         root.write_own(layout::SEAL, &text, 0o600)
     }
-
-    /// A record for tests.
-    #[cfg(test)]
-    #[allow(clippy::unwrap_used)]
-    pub(crate) fn sample() -> Self {
-        Self {
-            agent: "0.1.0".to_owned(),
-            release: "2026.06".parse().unwrap(),
-            template: "mosquitto".parse().unwrap(),
-            machine_id: None,
-            ssh_host_keys: BTreeMap::new(),
-            cleared: Vec::new(),
-        }
-    }
 }

@@ -219,6 +219,7 @@ mod tests {
             instance: instance.parse().unwrap(),
             release: "2026.06".parse().unwrap(),
             template: "sensor".parse().unwrap(),
+            floor: None,
         };
         let net = format!("name=eth0,bridge=vmbr0,hwaddr={mac},ip=dhcp,type=veth");
         let config = json!({ "description": marker.render("").unwrap(), "net0": net });

@@ -5,6 +5,7 @@ use std::net::Ipv4Addr;
 
 use axum::body::Bytes;
 use axum::routing::{get, post};
+use contract::secret::Secret;
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use rcgen::{CertificateParams, KeyPair};
@@ -17,8 +18,11 @@ use tokio::sync::Notify;
 use tokio_rustls::TlsConnector;
 
 use super::*;
-use crate::agents::{self, Agents, SiteCa};
+use crate::agents::{self, Agents, SiteCa, Witness};
+use crate::floor::Keeper;
+use crate::proxmox::{Client, ServerTrust, Settings};
 use crate::store::Store;
+use crate::trust::KeySet;
 use crate::web::{self, Web};
 
 /// What is awaited here takes milliseconds, on a busy machine seconds.
@@ -237,9 +241,18 @@ impl Site {
     async fn new(limits: Limits) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let site = "acme-hq".parse().unwrap();
+        let store = Store::open(dir.path()).unwrap();
+        let ca = SiteCa::open(dir.path(), &site).unwrap();
+        // Neither HQ nor Proxmox has a part in this.
+        let hq = minisign::KeyPair::generate_unencrypted_keypair().unwrap().pk.to_base64();
+        let nowhere = "https://127.0.0.1:1".parse().unwrap();
+        let pinned = ServerTrust::Ca(ca.certificate().as_bytes().to_vec());
+        let proxmox = Client::new(Settings::new(nowhere, Secret::new("a@pve!b=c"), pinned)).unwrap();
         let agents = Arc::new(Agents {
-            store: Store::open(dir.path()).unwrap(),
-            ca: SiteCa::open(dir.path(), &site).unwrap(),
+            keeper: Arc::new(Keeper::new(store.clone(), KeySet::parse(&[hq]).unwrap())),
+            witness: Witness::new(proxmox),
+            store,
+            ca,
             site,
             book: Arc::default(),
             wake: Arc::default(),

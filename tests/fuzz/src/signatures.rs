@@ -2,7 +2,7 @@
 
 use std::str::FromStr;
 
-use orchestrator::trust::{KeySet, ReleaseComment, SignatureFile, VerifyingKey};
+use orchestrator::trust::{KeySet, SignatureFile, SignedComment, VerifyingKey};
 
 /// The key behind the seed `good` of `minisign-signature`. Its secret half was thrown away.
 const KEY: &str = include_str!("../corpus/minisign-key/good");
@@ -26,13 +26,13 @@ pub(crate) fn signature(data: &[u8]) {
     // Whoever has the key could sign anything, and nobody has it.
     assert!(keys.verify(b"release: \"2026.07\"\n", data).is_err(), "a signature holds for what was never signed");
     if let Ok(signed) = keys.verify(SIGNED, data) {
-        let comment = signed.trusted_comment.parse::<ReleaseComment>().expect("a comment that was never signed");
+        let comment = signed.trusted_comment.parse::<SignedComment>().expect("a comment that was never signed");
         assert_eq!(comment.to_string(), signed.trusted_comment);
     }
     if let Ok(file) = SignatureFile::parse(data) {
         assert_eq!(file.key().to_string().len(), 16);
     }
-    if let Ok(comment) = String::from_utf8_lossy(data).parse::<ReleaseComment>() {
-        assert_eq!(comment.to_string().parse::<ReleaseComment>(), Ok(comment));
+    if let Ok(comment) = String::from_utf8_lossy(data).parse::<SignedComment>() {
+        assert_eq!(comment.to_string().parse::<SignedComment>(), Ok(comment));
     }
 }

@@ -5,6 +5,7 @@ use std::str::from_utf8;
 use contract::manifest::GuestKind;
 use orchestrator::proxmox::{Marker, Net, Tags, Upid};
 use orchestrator::source::{KnownHosts, Verdict};
+use orchestrator::trust::Numbers;
 
 pub(crate) fn upid(data: &[u8]) {
     let Ok(text) = from_utf8(data) else { return };
@@ -48,6 +49,7 @@ pub(crate) fn marker(data: &[u8]) {
         instance: "zigbee".parse().unwrap(),
         release: "2026.06".parse().unwrap(),
         template: "zigbee2mqtt".parse().unwrap(),
+        floor: Some(Numbers { keys: 2, channels: 17, dealers: 3 }),
     };
     for marker in parsed.into_iter().flatten().chain([ours]) {
         // Into whatever text: it is found there again, and put there a second time it changes nothing.
