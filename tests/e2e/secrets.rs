@@ -181,7 +181,7 @@ fn secrets_that_cannot_be_read_stop_those_that_need_them_and_nobody_else() -> Re
             "template: sensor, network: { ip: dhcp }",
             &format!("template: sensor, network: {{ ip: dhcp }}, wiring: {{ topic: t{topic} }}"),
         );
-        fs::write(small.world.site_file(), site)?;
+        small.world.write_site(&site)?;
         let (code, said) = lint(&small.world)?;
         let told = matches!(reason, "secrets-wrong-recipient" | "secrets-damaged");
         ensure!(code == i32::from(told) && said.contains(&format!("[{reason}]")) == told, "{reason}: {code} {said}");
@@ -210,7 +210,7 @@ fn no_secret_is_found_where_it_does_not_belong() -> Result<()> {
     // One more stands in the orchestrator's own file, the only place in the world that may hold any.
     small.world.write_secrets(&[("local", canaries.value("local"))])?;
     let local = SITE_YAML.replace("pin: { secret: pin } }", "pin: { secret: local } }");
-    fs::write(small.world.site_file(), &local)?;
+    small.world.write_site(&local)?;
     small.world.push("a secret of the orchestrator's own file")?;
     small.world.start_orchestrator_with(&[("RUST_LOG", "debug")])?;
     small.await_settled(&INSTANCES)?;
@@ -220,7 +220,7 @@ fn no_secret_is_found_where_it_does_not_belong() -> Result<()> {
     // Rotation.
     let (generation, ..) = hub(&small)?;
     small.world.secrets(&["set", "mqtt"], canaries.value("next"))?;
-    fs::write(small.world.site_file(), SITE_YAML)?;
+    small.world.write_site(SITE_YAML)?;
     small.world.merge("rotated")?;
     let (_, content, _) = await_generation(&small, generation + 1)?;
     ensure!(content.contains(canaries.value("next")) && content.contains(canaries.value("pin")), "{content}");
@@ -234,14 +234,14 @@ fn no_secret_is_found_where_it_does_not_belong() -> Result<()> {
     small.await_reason("hub", "secrets-wrong-recipient")?;
     // The local file, in plain text where a list is expected.
     small.world.write_secrets(&[("local", &format!("\" {} [", canaries.value("local")))])?;
-    fs::write(small.world.site_file(), local)?;
+    small.world.write_site(&local)?;
     small.world.merge("a local file that is no mapping")?;
     small.await_reason("hub", "secrets-form")?;
     nowhere(&small, &canaries, "not rendered")?;
     // The end of the guest, with its backup.
     let without: String =
         SITE_YAML.lines().filter(|line| !line.starts_with("  hub:")).map(|line| format!("{line}\n")).collect();
-    fs::write(small.world.site_file(), without)?;
+    small.world.write_site(&without)?;
     small.world.merge("no hub")?;
     small.await_settled(&INSTANCES[..1])?;
     nowhere(&small, &canaries, "destroyed")
