@@ -438,3 +438,13 @@ fn the_watchdog_outlasts_a_pass() {
     let longest = seconds("LONGEST_PASS") + seconds("PASS") * 11 / 10;
     assert!(watchdog > longest, "a slow pass would be killed: {watchdog} s, and a turn may take {longest} s");
 }
+
+/// End-to-end tests are called by name, each in its own way; a new one must not be forgotten.
+#[test]
+fn every_end_to_end_test_is_called() {
+    let manifest = read("tests/Cargo.toml");
+    let called = read("ci/test");
+    let names = manifest.split("[[test]]\nname = \"").skip(1).filter_map(|rest| rest.split('"').next());
+    let missing: Vec<&str> = names.filter(|name| !called.contains(&format!("--test {name} "))).collect();
+    assert!(missing.is_empty(), "ci/test does not call {missing:?}");
+}
