@@ -4,7 +4,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::enrolment::Identity;
 use crate::floor::Floor;
-use crate::ids::{Generation, GuestPath, UnitName};
+use crate::ids::{Generation, GuestPath, Sha256Digest, UnitName};
+use crate::renewal::Renew;
 
 /// Path of the request.
 pub const PATH: &str = "/v1/health";
@@ -48,6 +49,9 @@ pub struct HealthReport {
     /// What the agent keeps for its orchestrator; absent: nothing.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub floor: Option<Floor>,
+    /// SHA-256 of the text of CA certificates that the agent believes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ca: Option<Sha256Digest>,
 }
 
 /// What became of one generation.
@@ -138,6 +142,12 @@ pub struct HealthResponse {
     pub generation: Generation,
     /// Seconds until the next regular report.
     pub interval: u32,
+    /// Whether the agent is to renew its certificate.
+    #[serde(default, skip_serializing_if = "Renew::is_not_yet")]
+    pub renew: Renew,
+    /// The CA certificates to believe from now on, PEM; present only when they are others than was reported.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ca: Option<String>,
     /// What the agent is to keep from now on; present only when it is something else than was reported.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub floor: Option<Floor>,

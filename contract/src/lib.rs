@@ -18,6 +18,8 @@ pub mod enrolment;
 pub mod floor;
 /// What an agent reports about its guest.
 pub mod health;
+/// A new client certificate for an agent that has one.
+pub mod renewal;
 
 /// From YAML text to [`manifest`] and [`site`], with the line of every mistake.
 #[cfg(feature = "documents")]

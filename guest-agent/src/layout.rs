@@ -8,11 +8,11 @@ pub(crate) const STATE: &str = "/var/lib/ctrlable-agent/state.json";
 pub(crate) const SEAL: &str = "/var/lib/ctrlable-agent/seal.json";
 /// Steps of the first boot, one JSON object per line, written while they happen.
 pub(crate) const FIRST_BOOT: &str = "/var/lib/ctrlable-agent/first-boot.jsonl";
-/// Private key of the client certificate.
+/// The newest private key; it may still wait for its certificate.
 pub(crate) const KEY: &str = "/var/lib/ctrlable-agent/key.pem";
-/// The client certificate.
-pub(crate) const CERTIFICATE: &str = "/var/lib/ctrlable-agent/cert.pem";
-/// The site's CA as it was at enrolment.
+/// The private key in force, then its certificate.
+pub(crate) const CLIENT: &str = "/var/lib/ctrlable-agent/client.pem";
+/// The CA certificates of the site that are believed.
 pub(crate) const CA: &str = "/var/lib/ctrlable-agent/ca.pem";
 /// What the agent keeps for its orchestrator.
 pub(crate) const FLOOR: &str = "/var/lib/ctrlable-agent/floor";

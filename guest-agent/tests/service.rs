@@ -9,12 +9,13 @@ use contract::enrolment::Problem;
 use contract::floor::Floor;
 use contract::health::WiringOutcome;
 use contract::ids::Generation;
+use contract::renewal::Renew;
 use contract::secret::Redacted;
 use serde_json::{Value, json};
 use support::bus::{self, Bus};
 use support::eventually;
 use support::guest::{CLAIM, Guest, MACHINE_ID, OTHER_AGENT};
-use support::orchestrator::{Authority, Orchestrator};
+use support::orchestrator::{Authority, Orchestrator, digest};
 
 const CONF: &str = "/etc/mosquitto/conf.d/wiring.conf";
 
@@ -281,6 +282,83 @@ async fn a_floor_is_kept_and_reported_also_after_a_restart() {
     let _running = guest.start(&bus.address);
     let next = || orchestrator.book.lock().unwrap().reports.get(reports).cloned();
     assert_eq!(eventually("a report after the restart", next).await.floor, Some(floor));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_certificate_is_renewed_when_the_orchestrator_says_so_and_the_old_one_serves_until_then() {
+    let Some(World { orchestrator, bus, guest }) = world().await else { return };
+    orchestrator.assign(assignment(1, json!({ "listener": 1883 })));
+    let running = guest.start(&bus.address);
+    eventually("generation 1", || orchestrator.last_report().filter(|r| r.generation == Generation(1))).await;
+    let first = orchestrator.book.lock().unwrap().shown[0].clone();
+    {
+        let mut book = orchestrator.book.lock().unwrap();
+        (book.renew, book.lost) = (Renew::Now, 1);
+    }
+    let lost = || (orchestrator.book.lock().unwrap().renewals.len() == 1).then_some(());
+    eventually("a renewal whose answer gets lost", lost).await;
+    let reports = orchestrator.book.lock().unwrap().reports.len();
+    let more = || (orchestrator.book.lock().unwrap().reports.len() > reports).then_some(());
+    eventually("a report with the old certificate", more).await;
+    assert!(orchestrator.book.lock().unwrap().shown.iter().all(|shown| *shown == first));
+    // Killed after the answer was lost, it asks again with the key that was made for the first request.
+    running.kill();
+    let _running = guest.start(&bus.address);
+    eventually("a report after the restart", || {
+        let book = orchestrator.book.lock().unwrap();
+        (book.reports.len() > reports + 1).then_some(())
+    })
+    .await;
+    orchestrator.book.lock().unwrap().renew = Renew::Now;
+    let other = || orchestrator.book.lock().unwrap().shown.iter().find(|shown| **shown != first).cloned();
+    eventually("another certificate", other).await;
+    let renewals = orchestrator.book.lock().unwrap().renewals.clone();
+    let keys: Vec<_> = renewals.iter().map(|(request, _)| public_key(&request.csr)).collect();
+    let enrolled = public_key(&orchestrator.book.lock().unwrap().enrolments[0].csr);
+    assert!(keys.len() == 2 && keys[0] == keys[1] && keys[0] != enrolled, "{} renewals", keys.len());
+    assert!(renewals.iter().all(|(_, shown)| *shown == first));
+    // The long-poll goes on with it as well.
+    orchestrator.assign(assignment(2, json!({ "listener": 1884 })));
+    eventually("generation 2", || orchestrator.last_report().filter(|r| r.generation == Generation(2))).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_expired_certificate_is_renewed_without_being_told() {
+    let Some(World { orchestrator, bus, guest }) = world().await else { return };
+    orchestrator.assign(assignment(1, json!({ "listener": 1883 })));
+    let _running = guest.start(&bus.address);
+    eventually("generation 1", || orchestrator.last_report().filter(|r| r.generation == Generation(1))).await;
+    orchestrator.book.lock().unwrap().refuse.push_back("certificate-expired".to_owned());
+    let renewed = || (orchestrator.book.lock().unwrap().renewals.len() == 1).then_some(());
+    eventually("a renewal", renewed).await;
+    let reports = orchestrator.book.lock().unwrap().reports.len();
+    eventually("a report", || (orchestrator.book.lock().unwrap().reports.len() > reports).then_some(())).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_new_ca_is_believed_and_confirmed_also_after_a_restart() {
+    let Some(World { orchestrator, bus, guest }) = world().await else { return };
+    orchestrator.assign(assignment(1, json!({ "listener": 1883 })));
+    let running = guest.start(&bus.address);
+    let first = orchestrator.ca.clone();
+    let confirms = |ca: String| {
+        let orchestrator = &orchestrator;
+        move || orchestrator.last_report().filter(|report| report.ca == Some(digest(&ca)))
+    };
+    eventually("the first CA", confirms(first.clone())).await;
+    let both = format!("{}{first}", Authority::new().pem);
+    orchestrator.book.lock().unwrap().ca = Some(both.clone());
+    eventually("both CAs", confirms(both.clone())).await;
+    assert_eq!(guest.read("var/lib/ctrlable-agent/ca.pem"), Some(both.clone()));
+    running.kill();
+    let _running = guest.start(&bus.address);
+    let reports = orchestrator.book.lock().unwrap().reports.len();
+    let next = || orchestrator.book.lock().unwrap().reports.get(reports).cloned();
+    assert_eq!(eventually("a report after the restart", next).await.ca, Some(digest(&both)));
+    // What is no CA is not believed.
+    orchestrator.book.lock().unwrap().ca = Some("nonsense".to_owned());
+    eventually("the problem", || guest.problems().contains("credential").then_some(())).await;
+    assert_eq!(guest.read("var/lib/ctrlable-agent/ca.pem"), Some(both));
 }
 
 #[tokio::test]

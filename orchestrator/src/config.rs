@@ -67,6 +67,8 @@ pub struct Agents {
     pub window: Duration,
     /// How often a guest reports when nothing changes.
     pub interval: Duration,
+    /// How long a guest's certificate is good.
+    pub certificate_life: Duration,
 }
 
 /// See [`Config::web`].
@@ -201,6 +203,8 @@ mod raw {
         pub(super) window: u64,
         #[serde(default = "report")]
         pub(super) interval: u64,
+        #[serde(default = "certificate_life")]
+        pub(super) certificate_life: u64,
     }
 
     fn listen() -> SocketAddr {
@@ -215,6 +219,11 @@ mod raw {
     /// Half a minute: lost after two missed reports is noticed before somebody calls.
     fn report() -> u64 {
         30
+    }
+
+    /// Two weeks: renewed after nine days or so, which leaves five for an orchestrator that is away.
+    fn certificate_life() -> u64 {
+        14 * 86_400
     }
 
     #[derive(Deserialize)]
@@ -299,6 +308,11 @@ impl Config {
         if !(1..=3_600).contains(&raw.agents.interval) {
             return Err(value("agents.interval", "give 1 to 3600 seconds".into()));
         }
+        // An agent is told to renew with the answer to a report, after two thirds of the life.
+        if !(4 * raw.agents.interval..=31_536_000).contains(&raw.agents.certificate_life) {
+            let message = "give four times `agents.interval` to 31536000 seconds (a year)".into();
+            return Err(value("agents.certificate_life", message));
+        }
         Ok(Self {
             site: raw.site.parse().map_err(id("site"))?,
             state: at(raw.state),
@@ -327,6 +341,7 @@ impl Config {
                 advertise: raw.agents.advertise,
                 window: Duration::from_secs(raw.agents.window),
                 interval: Duration::from_secs(raw.agents.interval),
+                certificate_life: Duration::from_secs(raw.agents.certificate_life),
             },
             web: Web { listen: raw.web.listen },
             secrets: raw.secrets.file.map(at),

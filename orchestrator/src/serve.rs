@@ -74,6 +74,8 @@ async fn serve(config: Config) -> anyhow::Result<ExitCode> {
         wake: wake.clone(),
         window: config.agents.window,
         interval: config.agents.interval,
+        certificate_life: config.agents.certificate_life,
+        turning: Default::default(),
         refused: Default::default(),
     });
     let keys = Identities::of_site(&config.state)?;
@@ -224,6 +226,7 @@ impl Loop {
     async fn pass(&self) -> anyhow::Result<Passed> {
         self.executor.resume()?;
         self.note_lost()?;
+        agents::rotation::turn(&self.agents)?;
         self.note_standing()?;
         if self.keeper.known()?.is_none() {
             match observe::floor(&self.client, &self.config.site).await {

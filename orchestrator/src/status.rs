@@ -93,6 +93,10 @@ pub fn phase(
             None => (Phase::Pending, "reserved".into(), None),
         };
     };
+    if agent.revoked_at.is_some() {
+        let cause = "an operator revoked its certificate; `ctrlable agent readmit` lets a new guest enrol".into();
+        return (Phase::Degraded, cause, Some("guest-revoked".into()));
+    }
     let silent = now - agent.last_seen.unwrap_or(agent.enrolled_at);
     if silent > interval * MISSED + 5 {
         return (Phase::Lost, format!("no report for {silent} s"), Some("guest-lost".into()));

@@ -158,7 +158,9 @@ fn every_metric_event_and_web_path_is_listed() {
     }
     let paths: Vec<&str> = web.split(".route(").skip(1).filter_map(|rest| literals(rest).next()).collect();
     assert!(paths.len() > 3, "paths: {paths:?}");
-    for path in paths.into_iter().chain([enrolment::PATH, contract::assignment::PATH, health::PATH]) {
+    for path in
+        paths.into_iter().chain([enrolment::PATH, contract::renewal::PATH, contract::assignment::PATH, health::PATH])
+    {
         assert!(known.iter().any(|text| text.contains(path)), "path {path}");
     }
     let events = sources("orchestrator/src/store/events.rs").into_values().next().unwrap();
@@ -289,6 +291,7 @@ fn every_field_of_the_configuration_is_listed_with_its_default() {
     assert_eq!(default("agents.listen"), config.agents.listen.to_string());
     assert_eq!(default("agents.window"), config.agents.window.as_secs().to_string());
     assert_eq!(default("agents.interval"), config.agents.interval.as_secs().to_string());
+    assert_eq!(default("agents.certificate_life"), config.agents.certificate_life.as_secs().to_string());
     assert_eq!(default("web.listen"), config.web.listen.to_string());
 }
 
@@ -339,6 +342,8 @@ fn every_message_is_one() {
             "Bootstrap" => same::<Bootstrap>(&example),
             "EnrolRequest" => same::<enrolment::EnrolRequest>(&example),
             "EnrolResponse" => same::<enrolment::EnrolResponse>(&example),
+            "RenewRequest" => same::<contract::renewal::RenewRequest>(&example),
+            "RenewResponse" => same::<contract::renewal::RenewResponse>(&example),
             "Problem" => same::<enrolment::Problem>(&example),
             "Assignment" => same::<Assignment>(&example),
             "HealthReport" => same::<health::HealthReport>(&example),
@@ -347,8 +352,8 @@ fn every_message_is_one() {
         }
         seen.insert(name);
     }
-    assert_eq!(seen.len(), 7, "{seen:?}");
-    assert_eq!(blocks(&page, "json").len(), 7, "an example without its name");
+    assert_eq!(seen.len(), 9, "{seen:?}");
+    assert_eq!(blocks(&page, "json").len(), 9, "an example without its name");
 }
 
 #[test]

@@ -10,7 +10,7 @@ use hmac::{Hmac, Mac};
 use rcgen::{CertificateParams, Issuer, KeyPair};
 use serde_json::json;
 use sha2::Sha256;
-use tests::run::{await_for, run};
+use tests::run::{await_for, run, run_expecting};
 use tests::sim::{self, Conduct, Credentials, Refused};
 use tests::small::{INSTANCES, SETTLES, Small, hostname, site};
 use tests::world::{SITE, Tuning, World};
@@ -247,5 +247,121 @@ fn a_git_hook_wakes_the_source_at_once() -> Result<()> {
     ensure!(small.world.await_verdict(&revision)?.is_none(), "{SITE} was refused");
     small.await_settled(&more)?;
     println!("from the hook to healthy: {:.1} s", began.elapsed().as_secs_f64());
+    Ok(())
+}
+
+#[test]
+fn certificates_are_renewed_and_one_that_expired_is_no_dead_end() -> Result<()> {
+    let dir = tempfile::tempdir()?;
+    let tuning = Tuning { certificate_life: Some(20), ..Tuning::default() };
+    let mut small = Small::build_with(&dir.path().join("world"), 1, tuning, &INSTANCES)?;
+    small.world.start_orchestrator()?;
+    small.await_settled(&INSTANCES)?;
+    small.world.node("DELETE", "/lab/log", None)?;
+    let renewed = |small: &Small, times: u64| {
+        await_for(&format!("{times} renewals of each guest"), SETTLES, || {
+            let all = INSTANCES
+                .iter()
+                .all(|(name, _)| small.sim.guest(&hostname(name)).is_ok_and(|guest| guest.renewals >= times));
+            Ok(all.then_some(()))
+        })
+        .with_context(|| small.world.orchestrator_log())
+    };
+    renewed(&small, 1)?;
+    // Away for longer than any certificate lives.
+    small.world.kill_orchestrator()?;
+    let before = small.sim.guest(&hostname("attic"))?.renewals;
+    std::thread::sleep(std::time::Duration::from_secs(22));
+    small.world.start_orchestrator()?;
+    renewed(&small, before + 1)?;
+    ensure!(small.world.events()?.iter().any(|event| event["kind"] == "renewed"), "no event of it");
+    small.world.await_phase("healthy", INSTANCES.len(), SETTLES)?;
+    ensure!(small.world.changes()?.is_empty(), "a guest was touched: {:?}", small.world.changes()?);
+    println!("renewed while connected, and after its end");
+    Ok(())
+}
+
+#[test]
+fn a_revoked_guest_is_cut_off_and_its_neighbours_are_not() -> Result<()> {
+    let (_dir, small) = settled()?;
+    let bootstrap = small.sim.bootstrap("sensor")?;
+    let attic = small.sim.guest(&hostname("attic"))?.credentials().context("attic is enrolled")?;
+    run(small.world.ctrlable(["agent", "revoke"]).arg("attic"))?;
+    let reason = refusal(block(sim::assignment(bootstrap, "after=0", Some(&attic))))?;
+    ensure!(reason == "certificate-revoked", "{reason}");
+    small.await_reason("attic", "guest-revoked")?;
+    small.await_event("guest-revoked")?;
+    let listed = run(&mut small.world.ctrlable(["agent", "list"]))?;
+    ensure!(listed.lines().any(|line| line.starts_with("attic") && line.contains("revoked")), "{listed}");
+    let status = small.world.status()?;
+    for neighbour in ["hub", "cellar"] {
+        ensure!(World::instance(&status, neighbour)?["phase"] == "healthy", "{status:#}");
+    }
+    // Admitted again, with an identity of its own, it is a guest like any other; the old certificate is not.
+    let mac = small.sim.guest(&hostname("attic"))?.mac;
+    let key = KeyPair::generate()?.serialize_pem();
+    let request = sim::enrol_request(bootstrap, &hostname("attic"), &mac, &key, 4711)?;
+    let reason = refusal(block(sim::enrol(bootstrap, &request)))?;
+    ensure!(reason == "enrol-already", "{reason}");
+    run(small.world.ctrlable(["agent", "readmit"]).arg("attic"))?;
+    block(sim::enrol(bootstrap, &request))?;
+    let reason = refusal(block(sim::assignment(bootstrap, "after=0", Some(&attic))))?;
+    ensure!(reason == "certificate-revoked", "{reason}");
+    println!("cut off at once, shown, and admitted again as a new guest");
+    Ok(())
+}
+
+#[test]
+fn the_ca_is_replaced_under_a_running_site_that_is_killed_at_each_stage() -> Result<()> {
+    let (_dir, mut small) = settled()?;
+    small.world.node("DELETE", "/lab/log", None)?;
+    let status = |small: &Small| -> Result<serde_json::Value> {
+        Ok(serde_json::from_str(&run(&mut small.world.ctrlable(["--json", "ca", "status"]))?)?)
+    };
+    // Asked for while nobody is there to do it.
+    small.world.kill_orchestrator()?;
+    run(&mut small.world.ctrlable(["ca", "rotate"]))?;
+    ensure!(status(&small)?["wanted"] == "rotate", "{}", status(&small)?);
+    // One guest is away: it holds the end up.
+    small.sim.behave(&hostname("cellar"), Conduct::Away);
+    small.world.start_orchestrator()?;
+    let waits = |small: &Small| {
+        await_for("only cellar is awaited", SETTLES, || {
+            let now = status(small)?;
+            let awaited = now["awaited"].as_object().context("awaited")?;
+            Ok((now["number"] == 2 && awaited.keys().eq(["cellar"])).then_some(()))
+        })
+        .with_context(|| small.world.orchestrator_log())
+    };
+    waits(&small)?;
+    small.world.kill_orchestrator()?;
+    small.world.start_orchestrator()?;
+    waits(&small)?;
+    let refused = run_expecting(&mut small.world.ctrlable(["ca", "rotate", "--finish"]), &[1])?;
+    ensure!(String::from_utf8_lossy(&refused.stderr).contains("cellar would be cut off"), "{refused:?}");
+    small.sim.behave(&hostname("cellar"), Conduct::Well);
+    await_for("the new CA alone is in force", SETTLES, || {
+        let now = status(&small)?;
+        Ok((now["number"] == 2 && now["stage"] == "settled").then_some(()))
+    })
+    .with_context(|| small.world.orchestrator_log())?;
+    small.world.kill_orchestrator()?;
+    small.world.start_orchestrator()?;
+    small.world.await_phase("healthy", INSTANCES.len(), SETTLES)?;
+    let state = small.world.dir.join("site/state");
+    let new = fs::read_to_string(state.join("ca-2.pem"))?;
+    await_for("every guest believes the new CA alone", SETTLES, || {
+        let all = INSTANCES
+            .iter()
+            .all(|(name, _)| small.sim.guest(&hostname(name)).is_ok_and(|guest| guest.ca.as_ref() == Some(&new)));
+        Ok(all.then_some(()))
+    })?;
+    ensure!(!state.join("ca.key").exists(), "the old CA's key is still there");
+    ensure!(small.world.changes()?.is_empty(), "a guest was touched: {:?}", small.world.changes()?);
+    // A template that knows the old CA alone makes guests as before.
+    let more: Vec<(&str, &str)> = INSTANCES.iter().copied().chain([("porch", INSTANCES[1].1)]).collect();
+    small.change_site(&more)?;
+    small.await_settled(&more)?;
+    println!("a new CA, no guest lost, none started again");
     Ok(())
 }

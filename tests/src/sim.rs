@@ -15,12 +15,14 @@ use contract::enrolment::{self, CLAIM_PREFIX, CLAIM_VARIABLE, EnrolRequest, Enro
 use contract::floor::Floor;
 use contract::health::{self, HealthReport, HealthResponse, UnitHealth, Usage, WiringOutcome, WiringReport};
 use contract::host_keys::{HostKey, HostKeys};
-use contract::ids::Generation;
+use contract::ids::{Generation, Sha256Digest};
+use contract::renewal::{self, Renew, RenewRequest, RenewResponse};
 use contract::{PROTOCOL, secret::Secret};
 use rcgen::{CertificateParams, KeyPair};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
+use sha2::{Digest, Sha256};
 use tokio::sync::watch;
 
 use crate::run::run;
@@ -38,6 +40,8 @@ pub enum Conduct {
     Unhealthy,
     /// It puts every new assignment back.
     PutBack,
+    /// It is enrolled and does not talk to its orchestrator.
+    Away,
 }
 
 /// Key and certificate of one guest.
@@ -64,8 +68,12 @@ pub struct Guest {
     pub template: String,
     /// Made at its first start.
     pub key: String,
-    /// From its enrolment.
+    /// From its enrolment, or from a renewal.
     pub certificate: Option<String>,
+    /// The CA certificates that it believes, if it was told other ones than its template's.
+    pub ca: Option<String>,
+    /// How often its certificate was renewed.
+    pub renewals: u64,
     /// The assignment in force.
     pub assignment: Option<Assignment>,
     /// Labels of refused enrolments.
@@ -332,7 +340,7 @@ impl Agent {
         });
         let base = bootstrap.orchestrators.first().context("a bootstrap file without URL")?;
         let mut conduct = self.shared.conduct.subscribe();
-        while self.conduct() == Conduct::NeverEnrol {
+        while matches!(self.conduct(), Conduct::NeverEnrol | Conduct::Away) {
             conduct.changed().await?;
         }
         if guest.certificate.is_none() {
@@ -341,14 +349,36 @@ impl Agent {
                 request.claim = Secret::new(claim.as_str());
             }
             let answer = enrol(bootstrap, &request, guest.address).await?;
-            self.with(|guest| guest.certificate = Some(answer.certificate));
+            self.with(|guest| {
+                guest.certificate = Some(answer.certificate);
+                guest.ca = Some(answer.ca);
+            });
         }
-        let credentials = self.with(|guest| guest.credentials()).context("the certificate is there")?;
-        let client = client(&bootstrap.ca, Some(&credentials), guest.address)?;
-        self.serve(&client, base, &mut conduct).await
+        loop {
+            let credentials = self.with(|guest| guest.credentials()).context("the certificate is there")?;
+            let ca = self.with(|guest| guest.ca.clone()).unwrap_or_else(|| bootstrap.ca.clone());
+            let client = client(&ca, Some(&credentials), guest.address)?;
+            match self.serve(&client, base, &mut conduct).await {
+                Err(error) if is_expired(&error) => self.renew(&client, base).await?,
+                outcome => outcome?,
+            }
+        }
     }
 
-    /// Polls and reports until something fails.
+    /// Asks for a new certificate, and uses it from now on.
+    async fn renew(&self, client: &reqwest::Client, base: &str) -> Result<()> {
+        let key = KeyPair::generate()?.serialize_pem();
+        let answer = renew(client, base, &key).await?;
+        self.with(|guest| {
+            guest.key = key;
+            guest.certificate = Some(answer.certificate);
+            guest.ca = Some(answer.ca);
+            guest.renewals += 1;
+        });
+        Ok(())
+    }
+
+    /// Polls and reports until something fails, or there is something else to show or to believe.
     async fn serve(
         &self,
         client: &reqwest::Client,
@@ -369,10 +399,20 @@ impl Agent {
                 if let Some(floor) = told.floor {
                     self.with(|guest| guest.floor = Some(floor));
                 }
+                if told.renew == Renew::Now {
+                    return self.renew(client, base).await;
+                }
+                if told.ca.is_some() {
+                    self.with(|guest| guest.ca = told.ca);
+                    return Ok(());
+                }
                 tokio::select! {
                     newer = &mut poll => break newer?,
                     () = tokio::time::sleep(REPORT) => {}
                     changed = conduct.changed() => changed?,
+                }
+                if self.conduct() == Conduct::Away {
+                    bail!("it is away");
                 }
             };
             if let Some(newer) = newer {
@@ -385,7 +425,7 @@ impl Agent {
     }
 
     fn report(&self, decided: Generation, sequence: u64, uptime: Duration) -> HealthReport {
-        let (identity, in_force, units, floor) = self.with(|guest| {
+        let (identity, in_force, units, floor, ca) = self.with(|guest| {
             let known = guest.assignment.as_ref();
             let units = known.map(|known| known.units.clone()).unwrap_or_default();
             (
@@ -393,6 +433,7 @@ impl Agent {
                 known.map_or(Generation(0), |known| known.generation),
                 units,
                 guest.floor.clone(),
+                guest.ca.clone(),
             )
         });
         let outcome = if in_force < decided {
@@ -420,8 +461,14 @@ impl Agent {
             identity,
             first_boot: Vec::new(),
             floor,
+            ca: ca.map(|ca| digest(&ca)),
         }
     }
+}
+
+/// SHA-256 of a text.
+pub fn digest(text: &str) -> Sha256Digest {
+    <[u8; 32]>::from(Sha256::digest(text)).into()
 }
 
 /// What makes guest number `seed` unlike every other.
@@ -460,7 +507,7 @@ pub fn enrol_request(bootstrap: &Bootstrap, hostname: &str, mac: &str, key: &str
 /// A client that believes `ca` alone, shows a certificate if it has one, and connects from an address of this machine.
 pub fn client(ca: &str, credentials: Option<&Credentials>, from: Option<IpAddr>) -> Result<reqwest::Client> {
     let mut builder = reqwest::Client::builder()
-        .tls_certs_only([reqwest::Certificate::from_pem(ca.as_bytes())?])
+        .tls_certs_only(reqwest::Certificate::from_pem_bundle(ca.as_bytes())?)
         .no_proxy()
         .local_address(from)
         .timeout(ANSWER);
@@ -492,6 +539,17 @@ async fn answer<T: DeserializeOwned>(request: reqwest::RequestBuilder) -> Result
         Ok(problem) => Err(Refused(problem).into()),
         Err(_) => bail!("{status}: {text}"),
     }
+}
+
+/// Whether an error is the refusal of an expired certificate.
+fn is_expired(error: &anyhow::Error) -> bool {
+    error.downcast_ref().is_some_and(|Refused(problem)| problem.reason == renewal::EXPIRED)
+}
+
+/// Asks for a certificate over another key, as the holder of the client's.
+pub async fn renew(client: &reqwest::Client, base: &str, key: &str) -> Result<RenewResponse> {
+    let csr = CertificateParams::default().serialize_request(&KeyPair::from_pem(key)?)?.pem()?;
+    answer(client.post(format!("{base}{}", renewal::PATH)).json(&RenewRequest { protocol: PROTOCOL, csr })).await
 }
 
 async fn poll(client: &reqwest::Client, base: &str, after: Generation) -> Result<Option<Assignment>> {

@@ -44,6 +44,8 @@ pub struct World {
 pub struct Tuning<'a> {
     /// Seconds in which a started guest may enrol.
     pub window: Option<u32>,
+    /// Seconds that a guest's certificate is good.
+    pub certificate_life: Option<u32>,
     /// Secret of the git hook.
     pub webhook_secret: Option<&'a str>,
 }
@@ -286,6 +288,7 @@ impl World {
             }
             None => "",
         };
+        let life = tuning.certificate_life.map_or(String::new(), |life| format!("certificate_life = {life}"));
         let window = tuning.window.map_or(String::new(), |window| format!("window = {window}"));
         let text = format!(
             r#"site = "{SITE}"
@@ -309,6 +312,7 @@ listen = "{agents}"
 advertise = ["https://{agents}"]
 interval = 5
 {window}
+{life}
 
 [web]
 listen = "{web}"

@@ -9,6 +9,7 @@ use contract::assignment::{self, Assignment};
 use contract::enrolment::{self, EnrolRequest, EnrolResponse, Problem};
 use contract::health::{self, HealthReport, HealthResponse};
 use contract::ids::Generation;
+use contract::renewal::{self, RenewRequest, RenewResponse};
 use reqwest::{RequestBuilder, Response, StatusCode};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
@@ -47,6 +48,8 @@ pub(crate) enum Retry {
     BackOff,
     /// After so many seconds, says the orchestrator.
     After(u32),
+    /// With growing pauses, and with a new certificate: this one has expired.
+    Renewed,
     /// Waiting alone does not help, but somebody may: slowly.
     Slowly,
 }
@@ -83,9 +86,9 @@ fn tls(ca: &str, credentials: Option<&Credentials>) -> Result<ClientConfig> {
         .with_root_certificates(roots);
     match credentials {
         None => Ok(config.with_no_client_auth()),
-        Some(Credentials { key, certificate, .. }) => {
-            let key = PrivateKeyDer::from_pem_slice(key.as_bytes()).map_err(|cause| failed(&cause))?;
-            config.with_client_auth_cert(certificates(certificate)?, key).map_err(|cause| failed(&cause))
+        Some(Credentials { client, .. }) => {
+            let key = PrivateKeyDer::from_pem_slice(client.as_bytes()).map_err(|cause| failed(&cause))?;
+            config.with_client_auth_cert(certificates(client)?, key).map_err(|cause| failed(&cause))
         }
     }
 }
@@ -108,6 +111,12 @@ impl Client {
     /// Asks for a certificate.
     pub(crate) async fn enrol(&self, request: &EnrolRequest) -> std::result::Result<EnrolResponse, Failure> {
         let response = self.post(enrolment::PATH, request).await?;
+        read_json(response).await
+    }
+
+    /// Asks for a certificate in place of the one that it shows.
+    pub(crate) async fn renew(&self, request: &RenewRequest) -> std::result::Result<RenewResponse, Failure> {
+        let response = self.post(renewal::PATH, request).await?;
         read_json(response).await
     }
 
@@ -207,8 +216,10 @@ async fn refusal(response: Response) -> Failure {
         let error = Error::new(Reason::AnswerInvalid, format!("the orchestrator answered {status} without a reason"));
         return Failure { error, retry: Retry::BackOff };
     };
+    let expired = reason == renewal::EXPIRED;
     let error = Error::new(Reason::OrchestratorRefused, format!("{reason}: {message}"));
     let retry = match (retry_after, status.is_server_error()) {
+        _ if expired => Retry::Renewed,
         (Some(seconds), _) => Retry::After(seconds),
         (None, true) => Retry::BackOff,
         (None, false) => Retry::Slowly,

@@ -22,7 +22,7 @@ pub(crate) fn let_go(root: &Root, state: &mut State) -> Result<()> {
         state.become_phase(Phase::Cloned, root)?;
     }
     machine_id::ensure_fresh(root, state.enrolment.as_ref().map(|enrolment| &enrolment.machine_id))?;
-    for path in [layout::CERTIFICATE, layout::CA, layout::KEY] {
+    for path in [layout::CLIENT, layout::CA, layout::KEY] {
         root.remove(path)?;
     }
     Journal::clear(root)?;
@@ -62,7 +62,7 @@ mod tests {
             (layout::MACHINE_UUID, "D4B32AF4-45A7-4F8B-BD4E-19AD68B0E33A"),
             (layout::MACHINE_ID, ID),
             (layout::KEY, "key"),
-            (layout::CERTIFICATE, "certificate"),
+            (layout::CLIENT, "certificate"),
             (layout::CA, "ca"),
         ] {
             root.write_own(path, format!("{text}\n").as_bytes(), 0o600).unwrap();
@@ -108,7 +108,7 @@ mod tests {
             assert_eq!(state, State { phase: Phase::FirstBoot, ..State::sealed() });
             assert_eq!(State::load(&root).unwrap(), Some(state));
             assert_ne!(machine_id::read(&root).unwrap().unwrap(), ID);
-            for path in [layout::KEY, layout::CERTIFICATE, layout::CA] {
+            for path in [layout::KEY, layout::CLIENT, layout::CA] {
                 assert!(root.stat(path).unwrap().is_none(), "{path}");
             }
         }

@@ -1,13 +1,20 @@
 //! The agent's state and what it does with each event.
 
+/// Certificates: the first, and the ones after it.
+mod certificate;
+/// Looking at the guest, and telling the orchestrator.
+mod report;
+
 use std::rc::Rc;
 use std::time::{Duration, Instant as Clock};
 
 use contract::assignment::{Assignment, MAX_WAIT};
 use contract::bootstrap::Bootstrap;
-use contract::enrolment::{EnrolRequest, EnrolResponse};
+use contract::enrolment::EnrolResponse;
 use contract::floor::Floor;
-use contract::health::{HealthReport, HealthResponse, WiringOutcome, WiringReport};
+use contract::health::{HealthResponse, WiringOutcome, WiringReport};
+use contract::ids::Sha256Digest;
+use contract::renewal::RenewResponse;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::time::{Instant, sleep};
 use zeroize::Zeroizing;
@@ -15,17 +22,16 @@ use zeroize::Zeroizing;
 use super::never;
 use crate::dbus::SystemBus;
 use crate::enrol::backoff::{self, Backoff};
-use crate::enrol::claim;
 use crate::enrol::client::{Client, Failure, Retry};
-use crate::enrol::credentials::{self, Credentials};
+use crate::enrol::credentials::Credentials;
 use crate::enrol::identity;
 use crate::error::{Error, Reason, Result};
 use crate::files::Root;
 use crate::first_boot::cloned;
-use crate::first_boot::journal::{self, Journal};
+use crate::first_boot::journal::Journal;
 use crate::health::{self, Observation};
 use crate::seal::record::SealRecord;
-use crate::state::{Enrolment, FirstBootReport, Phase, State, Watched};
+use crate::state::{FirstBootReport, Phase, State, Watched};
 use crate::status::{self, Status, Subject};
 use crate::wiring::apply::{self, Deadlines};
 use crate::wiring::transaction::Recovered;
@@ -65,14 +71,16 @@ pub(super) enum Event {
     Recovered,
     /// An attempt to enrol ended; with the key that it was for.
     Enrolled(Zeroizing<String>, std::result::Result<EnrolResponse, Failure>),
-    /// A long-poll ended that began then.
-    Polled(Clock, std::result::Result<Option<Box<Assignment>>, Failure>),
+    /// An attempt to renew the certificate ended; with the key that it was for.
+    Renewed(Zeroizing<String>, std::result::Result<RenewResponse, Failure>),
+    /// A long-poll ended that this client began then.
+    Polled(Rc<Client>, Clock, std::result::Result<Option<Box<Assignment>>, Failure>),
     /// An assignment is decided.
     Applied(Box<Decided>),
     /// Units and probes were looked at.
     Observed(Observation),
-    /// A report was sent.
-    Reported(std::result::Result<HealthResponse, Failure>),
+    /// A report was sent by this client.
+    Reported(Rc<Client>, std::result::Result<HealthResponse, Failure>),
 }
 
 /// How an assignment went.
@@ -93,6 +101,9 @@ pub(super) struct Agent<B> {
     state: State,
     status: Status,
     client: Option<Rc<Client>>,
+    /// Digest of the CA certificates that the client believes.
+    believed: Option<Sha256Digest>,
+    renewing: bool,
     floor: Option<Floor>,
     sender: UnboundedSender<Event>,
     started: Clock,
@@ -123,6 +134,8 @@ impl<B: SystemBus + 'static> Agent<B> {
             state,
             status: Status::default(),
             client: None,
+            believed: None,
+            renewing: false,
             floor,
             sender,
             started: Clock::now(),
@@ -168,14 +181,16 @@ impl<B: SystemBus + 'static> Agent<B> {
                 self.applying = false;
                 self.begin();
             }
-            Event::Enrolled(key, Ok(response)) => self.enrolled(key, response),
+            Event::Enrolled(key, Ok(response)) => self.enrolled(&key, response),
             Event::Enrolled(_, Err(failure)) => {
                 let pause = self.after(&failure);
                 self.journal("enrol", self.started, Err(&failure.error));
                 self.enrol_after(pause);
             }
-            Event::Polled(begin, Ok(assignment)) => self.polled(begin, assignment),
-            Event::Polled(_, Err(failure)) => {
+            Event::Renewed(key, outcome) => self.renewed(&key, outcome),
+            Event::Polled(_, begin, Ok(assignment)) => self.polled(begin, assignment),
+            Event::Polled(client, _, Err(_)) if self.is_replaced(&client) => self.poll_after(Duration::ZERO),
+            Event::Polled(_, _, Err(failure)) => {
                 let pause = self.after(&failure);
                 self.poll_after(pause);
             }
@@ -188,7 +203,7 @@ impl<B: SystemBus + 'static> Agent<B> {
                     self.report_due = Instant::now();
                 }
             }
-            Event::Reported(outcome) => self.reported(outcome),
+            Event::Reported(client, outcome) => self.reported(&client, outcome),
         }
         self.show_status();
     }
@@ -229,88 +244,8 @@ impl<B: SystemBus + 'static> Agent<B> {
         }
         let credentials = Credentials::load(&self.root)?;
         let client = Client::new(&self.bootstrap.orchestrators, &credentials.ca, Some(&credentials))?;
-        self.client = Some(Rc::new(client));
+        self.put_in_force(client, &credentials);
         self.report_due = Instant::now();
-        self.poll_after(Duration::ZERO);
-        Ok(())
-    }
-
-    fn enrol_after(&mut self, pause: Duration) {
-        let attempt = self.enrol_request();
-        let sender = self.sender.clone();
-        let (client, key, request) = match attempt {
-            Ok(attempt) => attempt,
-            Err(error) => {
-                // Something in the guest itself is amiss. It is looked at again: somebody may put it right.
-                let failure = Failure { error, retry: Retry::Slowly };
-                tokio::task::spawn_local(async move {
-                    sleep(pause).await;
-                    let _ = sender.send(Event::Enrolled(Zeroizing::default(), Err(failure)));
-                });
-                return;
-            }
-        };
-        self.spawn(async move {
-            sleep(pause).await;
-            let outcome = client.enrol(&request).await;
-            Event::Enrolled(key, outcome)
-        });
-    }
-
-    fn enrol_request(&mut self) -> Result<(Rc<Client>, Zeroizing<String>, EnrolRequest)> {
-        let mac = identity::macs(&self.root)?.first().copied();
-        let mac = mac.ok_or_else(|| Error::new(Reason::NoInterface, "the guest has no Ethernet interface"))?;
-        let (key, csr) = credentials::request(&self.root)?;
-        let request = EnrolRequest {
-            protocol: contract::PROTOCOL,
-            claim: claim::own(&self.root).unwrap_or_else(|| self.bootstrap.claim.clone()),
-            release: self.bootstrap.release.clone(),
-            template: self.bootstrap.template.clone(),
-            hostname: identity::hostname(&self.root)?,
-            mac,
-            csr,
-            identity: identity::identity(&self.root, self.seal.as_ref())?,
-            agent: env!("CARGO_PKG_VERSION").to_owned(),
-        };
-        let client = match &self.client {
-            Some(client) => Rc::clone(client),
-            None => Rc::new(Client::new(&self.bootstrap.orchestrators, &self.bootstrap.ca, None)?),
-        };
-        self.client = Some(Rc::clone(&client));
-        Ok((client, key, request))
-    }
-
-    fn enrolled(&mut self, key: Zeroizing<String>, response: EnrolResponse) {
-        self.status.contact();
-        self.poll_backoff.reset();
-        if let Err(error) = self.accept_enrolment(key, response) {
-            let pause = self.after(&Failure { error, retry: Retry::Slowly });
-            self.enrol_after(pause);
-        }
-    }
-
-    fn accept_enrolment(&mut self, key: Zeroizing<String>, response: EnrolResponse) -> Result<()> {
-        let EnrolResponse { certificate, ca, site, instance, generation } = response;
-        if site != self.bootstrap.site {
-            let message = format!("the certificate is for site {site}, the template for {}", self.bootstrap.site);
-            return Err(Error::new(Reason::AnswerInvalid, message));
-        }
-        let mac = identity::macs(&self.root)?.first().copied();
-        let mac = mac.ok_or_else(|| Error::new(Reason::NoInterface, "the guest lost its interface while enrolling"))?;
-        let credentials = Credentials { key, certificate, ca };
-        // This also proves that the certificate is for our key.
-        let client = Client::new(&self.bootstrap.orchestrators, &credentials.ca, Some(&credentials))?;
-        credentials.save(&self.root)?;
-        log::info(format_args!("enrolled as {site}/{instance}, generation {generation} waits"));
-        let machine_id = identity::identity(&self.root, self.seal.as_ref())?.machine_id;
-        let uuid = identity::uuid(&self.root);
-        self.state.enrolment = Some(Enrolment { site, instance, mac, uuid, machine_id });
-        self.become_phase(Phase::Applying);
-        bootstrap::forget_claim(&self.root, &mut self.bootstrap)?;
-        self.client = Some(Rc::new(client));
-        self.journal("enrol", self.started, Ok(()));
-        self.started = Clock::now();
-        self.report_due = Instant::now() + FIRST_INTERVAL;
         self.poll_after(Duration::ZERO);
         Ok(())
     }
@@ -322,7 +257,7 @@ impl<B: SystemBus + 'static> Agent<B> {
             sleep(pause).await;
             let begin = Clock::now();
             let outcome = client.assignment(after, MAX_WAIT).await;
-            Event::Polled(begin, outcome.map(|assignment| assignment.map(Box::new)))
+            Event::Polled(client, begin, outcome.map(|assignment| assignment.map(Box::new)))
         });
     }
 
@@ -404,102 +339,16 @@ impl<B: SystemBus + 'static> Agent<B> {
         self.poll_after(Duration::ZERO);
     }
 
-    /// Looks at units and probes, unless that is under way.
-    pub(super) fn observe(&mut self) {
-        let watching = self.client.is_some() && self.state.enrolment.is_some();
-        if self.observing || self.applying || !watching || self.state.watched == Watched::default() {
-            return;
-        }
-        self.observing = true;
-        let (bus, watched) = (Rc::clone(&self.bus), self.state.watched.clone());
-        self.spawn(async move { Event::Observed(health::observe(bus.as_ref(), &watched).await) });
-    }
-
-    /// Sends a report, unless one is under way; then the next one follows at once.
-    pub(super) fn report(&mut self) {
-        self.report_due = never();
-        let Some(client) = self.client.clone().filter(|_| self.state.enrolment.is_some()) else { return };
-        if self.reporting {
-            return;
-        }
-        let identity = match identity::identity(&self.root, self.seal.as_ref()) {
-            Ok(identity) => identity,
-            Err(error) => {
-                self.problem(Subject::Identity, &error);
-                self.report_due = Instant::now() + backoff::slow();
-                return;
-            }
-        };
-        let first_boot = match self.state.first_boot {
-            FirstBootReport::Due => journal::read(&self.root).unwrap_or_default(),
-            FirstBootReport::Sent => Vec::new(),
-        };
-        self.sequence += 1;
-        let report = HealthReport {
-            protocol: contract::PROTOCOL,
-            boot_id: self.boot_id.clone(),
-            sequence: self.sequence,
-            agent: env!("CARGO_PKG_VERSION").to_owned(),
-            uptime: health::uptime(&self.root),
-            generation: self.state.generation,
-            wiring: self.state.wiring.clone(),
-            units: self.observation.units.clone(),
-            probes: self.observation.probes.clone(),
-            load: health::load(&self.root),
-            memory: health::memory(&self.root),
-            disk: self.root.usage(),
-            identity,
-            first_boot,
-            floor: self.floor.clone(),
-        };
-        self.reporting = true;
-        self.spawn(async move { Event::Reported(client.report(&report).await) });
-    }
-
-    fn reported(&mut self, outcome: std::result::Result<HealthResponse, Failure>) {
-        self.reporting = false;
-        let next = match outcome {
-            Ok(HealthResponse { interval, floor, .. }) => {
-                self.status.contact();
-                self.report_backoff.reset();
-                if let Some(floor) = floor {
-                    self.keep_floor(floor);
-                }
-                // The first boot is over when its wiring is decided; only then the steps are complete.
-                if self.state.first_boot == FirstBootReport::Due && self.state.phase == Phase::Reporting {
-                    self.state.first_boot = FirstBootReport::Sent;
-                    self.save();
-                }
-                backoff::asked(interval.max(1))
-            }
-            Err(failure) => {
-                self.problem(Subject::Contact, &failure.error);
-                match failure.retry {
-                    Retry::After(seconds) => backoff::asked(seconds),
-                    Retry::Slowly => backoff::slow(),
-                    Retry::Soon | Retry::BackOff => self.report_backoff.next(),
-                }
-            }
-        };
-        // Something may have changed while the report was on its way: then the next one is due already.
-        self.report_due = self.report_due.min(Instant::now() + next);
-    }
-
-    /// Only what is on disk counts as kept: it is reported, and what is not is sent again.
-    fn keep_floor(&mut self, floor: Floor) {
-        let outcome = floor::save(&self.root, &floor);
-        if outcome.is_ok() {
-            self.floor = Some(floor);
-        }
-        self.remembered(outcome);
-    }
-
     /// Notes a failure of enrolment or long-poll, and says how long to wait.
     fn after(&mut self, failure: &Failure) -> Duration {
         self.problem(Subject::Contact, &failure.error);
         match failure.retry {
             Retry::Soon if self.started.elapsed() < NO_ROUTE_PATIENCE => NO_ROUTE_PAUSE,
             Retry::Soon | Retry::BackOff => self.poll_backoff.next(),
+            Retry::Renewed => {
+                self.renew();
+                self.poll_backoff.next()
+            }
             Retry::After(seconds) => backoff::asked(seconds),
             Retry::Slowly => backoff::slow(),
         }

@@ -13,7 +13,8 @@ use contract::assignment::Assignment;
 use contract::enrolment::{EnrolRequest, EnrolResponse, Problem};
 use contract::floor::Floor;
 use contract::health::{HealthReport, HealthResponse};
-use contract::ids::Generation;
+use contract::ids::{Generation, Sha256Digest};
+use contract::renewal::{Renew, RenewRequest, RenewResponse};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::service::TowerToHyperService;
 use rcgen::{BasicConstraints, CertificateParams, CertificateSigningRequestParams, IsCa, Issuer, KeyPair};
@@ -69,6 +70,18 @@ pub struct Book {
     pub refusals: VecDeque<(StatusCode, Problem)>,
     /// Every health report.
     pub reports: Vec<HealthReport>,
+    /// Every certificate that a report or poll came with.
+    pub shown: Vec<Vec<u8>>,
+    /// Every renewal, with the certificate that asked for it.
+    pub renewals: Vec<(RenewRequest, Vec<u8>)>,
+    /// Answers to renewals that get lost, before one arrives.
+    pub lost: usize,
+    /// Whether the next report is answered with a request to renew.
+    pub renew: Renew,
+    /// Reasons by which the next requests with a certificate are refused.
+    pub refuse: VecDeque<String>,
+    /// What agents are to believe.
+    pub ca: Option<String>,
     /// What agents are to keep.
     pub floor: Option<Floor>,
     /// Requests that came without the right certificate.
@@ -80,7 +93,8 @@ struct Shared {
     book: Arc<Mutex<Book>>,
     authority: Arc<Authority>,
     assignment: watch::Receiver<Option<Assignment>>,
-    has_certificate: bool,
+    /// DER of the client certificate, if there is one.
+    certificate: Option<Vec<u8>>,
 }
 
 /// A running listener.
@@ -100,12 +114,8 @@ impl Orchestrator {
         let book = Arc::new(Mutex::new(Book::default()));
         let ca = authority.pem.clone();
         let acceptor = TlsAcceptor::from(Arc::new(authority.server_config()));
-        let shared = Shared {
-            book: Arc::clone(&book),
-            authority: Arc::new(authority),
-            assignment: receiver,
-            has_certificate: false,
-        };
+        let shared =
+            Shared { book: Arc::clone(&book), authority: Arc::new(authority), assignment: receiver, certificate: None };
         let listener = tokio::spawn(async move {
             while let Ok((stream, _)) = socket.accept().await {
                 let (acceptor, shared) = (acceptor.clone(), shared.clone());
@@ -113,12 +123,13 @@ impl Orchestrator {
                 stream.set_nodelay(true).unwrap();
                 tokio::spawn(async move {
                     let Ok(stream) = acceptor.accept(stream).await else { return };
-                    let has_certificate = stream.get_ref().1.peer_certificates().is_some();
+                    let certificate = stream.get_ref().1.peer_certificates().map(|chain| chain[0].to_vec());
                     let router = Router::new()
                         .route("/v1/enrol", post(enrol))
                         .route("/v1/assignment", get(assignment_after))
                         .route("/v1/health", post(health))
-                        .with_state(Shared { has_certificate, ..shared });
+                        .route("/v1/renew", post(renew))
+                        .with_state(Shared { certificate, ..shared });
                     let _ = hyper_util::server::conn::auto::Builder::new(TokioExecutor::new())
                         .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router))
                         .await;
@@ -162,14 +173,37 @@ async fn enrol(State(shared): State<Shared>, Json(request): Json<EnrolRequest>) 
     .into_response()
 }
 
+async fn renew(State(shared): State<Shared>, Json(request): Json<RenewRequest>) -> Response {
+    let mut book = shared.book.lock().unwrap();
+    let csr = CertificateSigningRequestParams::from_pem(&request.csr).unwrap();
+    book.renewals.push((request, shared.certificate.unwrap()));
+    if book.lost > 0 {
+        book.lost -= 1;
+        return StatusCode::BAD_GATEWAY.into_response();
+    }
+    let certificate = csr.signed_by(&shared.authority.issuer).unwrap().pem();
+    Json(RenewResponse { certificate, ca: book.ca.clone().unwrap_or_else(|| shared.authority.pem.clone()) })
+        .into_response()
+}
+
+/// SHA-256 of a text.
+pub fn digest(text: &str) -> Sha256Digest {
+    use sha2::Digest;
+    <[u8; 32]>::from(sha2::Sha256::digest(text)).into()
+}
+
 #[derive(serde::Deserialize)]
 struct Wait {
     after: u64,
 }
 
 fn stranger(shared: &Shared) -> Option<Response> {
-    if shared.has_certificate {
-        return None;
+    if let Some(certificate) = &shared.certificate {
+        let mut book = shared.book.lock().unwrap();
+        book.shown.push(certificate.clone());
+        let reason = book.refuse.pop_front()?;
+        let problem = Problem { reason, message: "as the test wants it".into(), retry_after: None };
+        return Some((StatusCode::FORBIDDEN, Json(problem)).into_response());
     }
     shared.book.lock().unwrap().strangers += 1;
     let problem = Problem { reason: "certificate-missing".into(), message: "enrol first".into(), retry_after: None };
@@ -194,6 +228,8 @@ async fn health(State(shared): State<Shared>, Json(report): Json<HealthReport>) 
     let generation = report.generation;
     let mut book = shared.book.lock().unwrap();
     let floor = book.floor.clone().filter(|floor| report.floor.as_ref() != Some(floor));
+    let ca = book.ca.clone().filter(|ca| report.ca != Some(digest(ca)));
+    let renew = std::mem::take(&mut book.renew);
     book.reports.push(report);
-    Json(HealthResponse { generation, interval: 1, floor }).into_response()
+    Json(HealthResponse { generation, interval: 1, renew, ca, floor }).into_response()
 }

@@ -178,13 +178,15 @@ async fn decide(agents: &Agents, request: &EnrolRequest, peer: &Peer) -> Result<
     if request.identity.sealed_machine_id.as_ref() == Some(&request.identity.machine_id) {
         return Err(Refused::NotReset);
     }
-    let signed = agents.ca.sign(&request.csr, &agents.site, &instance)?;
+    let signed = agents.ca.sign(&request.csr, &agents.site, &instance, agents.certificate_life)?;
     let enrolment = Enrolment {
         instance: &instance,
         certificate: &signed.fingerprint,
         public_key: &signed.public_key,
         identity: &request.identity,
         address: peer.address.ip(),
+        expires_at: signed.expires_at,
+        ca: signed.ca,
     };
     let window = i64::try_from(agents.window.as_secs()).unwrap_or(i64::MAX);
     agents.store.may_enrol(&enrolment, window)?.map_err(|conflict| against(conflict, &instance))?;
@@ -195,7 +197,7 @@ async fn decide(agents: &Agents, request: &EnrolRequest, peer: &Peer) -> Result<
     agents.wake.notify_one();
     Ok(EnrolResponse {
         certificate: signed.pem,
-        ca: agents.ca.certificate().to_owned(),
+        ca: agents.ca.bundle(),
         site: agents.site.clone(),
         generation: record.generation,
         instance,

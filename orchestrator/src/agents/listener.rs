@@ -6,12 +6,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Extension;
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject;
 use rustls::server::WebPkiClientVerifier;
 use rustls::{RootCertStore, ServerConfig};
 use tokio::net::TcpListener;
 use tokio_rustls::TlsAcceptor;
 
-use super::{Agents, CaError, Peer, ca, serve};
+use super::{Agents, CaError, InForce, Peer, SiteCa, ca, serve, verifier};
 use crate::limits::{self, Gate, Limits, Place, Socket};
 
 /// A handshake takes a few round trips on a LAN; who needs longer is broken or hostile.
@@ -54,23 +56,47 @@ pub async fn listen(
     names: &[String],
     limits: Limits,
 ) -> Result<(SocketAddr, impl Future<Output = ()> + use<>), ListenError> {
-    let acceptor = TlsAcceptor::from(Arc::new(tls(&agents, names)?));
+    let mut tls = Tls::new(&agents.ca, names.to_vec())?;
     let listener = TcpListener::bind(address).await.map_err(|source| ListenError::Bind { address, source })?;
     let bound = listener.local_addr().map_err(|source| ListenError::Bind { address, source })?;
-    let router = serve::router(agents);
+    let router = serve::router(agents.clone());
     let serving = limits::accept(listener, Gate::new(limits), move |socket, address, place| {
-        connection(socket, address, place, acceptor.clone(), router.clone())
+        let acceptor = tls.for_now(&agents.ca).clone();
+        connection(socket, address, place, acceptor, router.clone())
     });
     Ok((bound, serving))
 }
 
-fn tls(agents: &Agents, names: &[String]) -> Result<ServerConfig, ListenError> {
+/// What new connections are met with. A rotation of the CA concerns those only; the ones that stand go on.
+struct Tls {
+    names: Vec<String>,
+    shown: InForce,
+    acceptor: TlsAcceptor,
+}
+
+impl Tls {
+    fn new(ca: &SiteCa, names: Vec<String>) -> Result<Self, ListenError> {
+        let shown = ca.in_force();
+        let acceptor = TlsAcceptor::from(Arc::new(tls(ca, &names)?));
+        Ok(Self { names, shown, acceptor })
+    }
+
+    fn for_now(&mut self, ca: &SiteCa) -> &TlsAcceptor {
+        if self.shown != ca.in_force() {
+            match Self::new(ca, self.names.clone()) {
+                Ok(fresh) => *self = fresh,
+                Err(error) => tracing::error!(reason = error.reason(), %error, "the CA in force cannot be used"),
+            }
+        }
+        &self.acceptor
+    }
+}
+
+fn tls(ca: &SiteCa, names: &[String]) -> Result<ServerConfig, ListenError> {
     let wrong = |error: &dyn std::fmt::Display| ListenError::Tls(error.to_string());
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let mut roots = RootCertStore::empty();
-    let pem = agents.ca.certificate().as_bytes();
-    for certificate in <rustls::pki_types::CertificateDer<'_> as rustls::pki_types::pem::PemObject>::pem_slice_iter(pem)
-    {
+    for certificate in CertificateDer::pem_slice_iter(ca.bundle().as_bytes()) {
         roots.add(certificate.map_err(|error| wrong(&error))?).map_err(|error| wrong(&error))?;
     }
     let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider.clone())
@@ -78,11 +104,11 @@ fn tls(agents: &Agents, names: &[String]) -> Result<ServerConfig, ListenError> {
         .allow_unauthenticated()
         .build()
         .map_err(|error| wrong(&error))?;
-    let (chain, key) = agents.ca.server(names)?;
+    let (chain, key) = ca.server(names)?;
     ServerConfig::builder_with_provider(provider)
         .with_protocol_versions(&[&rustls::version::TLS13])
         .map_err(|error| wrong(&error))?
-        .with_client_cert_verifier(verifier)
+        .with_client_cert_verifier(Arc::new(verifier::AnyAge(verifier)))
         .with_single_cert(chain, key)
         .map_err(|error| wrong(&error))
 }

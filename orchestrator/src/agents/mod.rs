@@ -1,9 +1,13 @@
-//! The TLS listener for guests: enrolment, assignment, health. Nothing for people lives here.
+//! The TLS listener for guests: enrolment, renewal, assignment, health. Nothing for people lives here.
 
 mod ca;
 mod enrol;
 mod listener;
+mod renew;
+/// The site's CA and its successor.
+pub mod rotation;
 mod serve;
+mod verifier;
 mod witness;
 
 use std::collections::{BTreeMap, HashMap};
@@ -19,7 +23,7 @@ use crate::floor::Keeper;
 use crate::store::Store;
 
 pub(crate) use ca::digest as sha256;
-pub use ca::{CaError, SiteCa, claim};
+pub use ca::{CaError, InForce, SiteCa, Stage, claim};
 pub use listener::{ListenError, listen};
 pub use witness::Witness;
 
@@ -89,6 +93,10 @@ pub struct Agents {
     pub window: Duration,
     /// How often a guest reports when nothing changes.
     pub interval: Duration,
+    /// How long a guest's certificate is good.
+    pub certificate_life: Duration,
+    /// Held while a step of a CA rotation is taken.
+    pub turning: Mutex<()>,
     /// Refusals that were recorded lately.
     pub refused: Mutex<HashMap<Refusal, Instant>>,
 }

@@ -1,4 +1,4 @@
-//! The three things that a guest can ask.
+//! The four things that a guest can ask.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,16 +14,19 @@ use contract::enrolment::{self, EnrolRequest, Problem};
 use contract::floor::Floor;
 use contract::health::{self, HealthReport, HealthResponse, WiringOutcome};
 use contract::ids::{Generation, InstanceName};
+use contract::renewal::{self, RenewRequest};
 use contract::{PROTOCOL, assignment};
 use serde::Deserialize;
 
-use super::{Agents, Peer, enrol};
+use super::renew::{self, Denied, Expired, holder};
+use super::{Agents, Peer, ca, enrol, rotation};
 use crate::floor::Offered;
 use crate::store::{Event, EventKind, Healthiness, StoreError};
 
 pub(super) fn router(agents: Arc<Agents>) -> Router {
     Router::new()
         .route(enrolment::PATH, post(enrol_guest))
+        .route(renewal::PATH, post(renew_certificate))
         .route(assignment::PATH, get(assignment_for))
         .route(health::PATH, post(take_report))
         .fallback(|| async { refuse(StatusCode::NOT_FOUND, "no-such-path", "there is nothing here", None) })
@@ -33,7 +36,12 @@ pub(super) fn router(agents: Arc<Agents>) -> Router {
         .with_state(agents)
 }
 
-fn refuse(status: StatusCode, reason: &str, message: impl Into<String>, retry_after: Option<u32>) -> Response {
+pub(super) fn refuse(
+    status: StatusCode,
+    reason: &str,
+    message: impl Into<String>,
+    retry_after: Option<u32>,
+) -> Response {
     (status, Json(Problem { reason: reason.into(), message: message.into(), retry_after })).into_response()
 }
 
@@ -46,7 +54,7 @@ async fn in_our_words(response: Response) -> Response {
     response
 }
 
-fn store_trouble(error: &StoreError) -> Response {
+pub(super) fn store_trouble(error: &StoreError) -> Response {
     tracing::error!(reason = error.reason(), %error, "an agent's request failed");
     refuse(StatusCode::SERVICE_UNAVAILABLE, error.reason(), "the orchestrator's ledger cannot be used now", Some(10))
 }
@@ -62,26 +70,13 @@ async fn enrol_guest(
     }
 }
 
-/// The instance behind a client certificate: our CA signed it, and the ledger says whose it is now.
-fn holder(agents: &Agents, peer: &Peer) -> Result<InstanceName, Box<Response>> {
-    let Some(certificate) = &peer.certificate else {
-        return Err(Box::new(refuse(
-            StatusCode::UNAUTHORIZED,
-            "certificate-missing",
-            "this path needs the certificate from enrolment",
-            None,
-        )));
-    };
-    match agents.store.holder(certificate) {
-        Ok(Some(instance)) => Ok(instance),
-        Ok(None) => Err(Box::new(refuse(
-            StatusCode::FORBIDDEN,
-            "certificate-unknown",
-            "this certificate is not, or no longer, that of a guest of this site",
-            None,
-        ))),
-        Err(error) => Err(Box::new(store_trouble(&error))),
-    }
+async fn renew_certificate(
+    State(agents): State<Arc<Agents>>,
+    Extension(peer): Extension<Peer>,
+    Json(request): Json<RenewRequest>,
+) -> Response {
+    renew::renew(&agents, &peer, &request)
+        .map_or_else(IntoResponse::into_response, |answer| Json(answer).into_response())
 }
 
 #[derive(Deserialize)]
@@ -95,9 +90,9 @@ async fn assignment_for(
     Extension(peer): Extension<Peer>,
     Query(wanted): Query<Wanted>,
 ) -> Response {
-    let instance = match holder(&agents, &peer) {
-        Ok(instance) => instance,
-        Err(response) => return *response,
+    let instance = match holder(&agents, &peer, Expired::Refuse) {
+        Ok(holder) => holder.instance,
+        Err(denied) => return denied.into_response(),
     };
     let after = Generation(wanted.after.unwrap_or(0));
     let wait = Duration::from_secs(u64::from(wanted.wait.unwrap_or(0).min(assignment::MAX_WAIT)));
@@ -114,7 +109,12 @@ async fn assignment_for(
         }
     };
     // At least a moment, so that `wait=0` still sees what is there already.
-    match tokio::time::timeout(wait.max(Duration::from_millis(1)), newer).await {
+    let outcome = tokio::time::timeout(wait.max(Duration::from_millis(1)), newer).await;
+    // It may have been revoked while it waited.
+    if let Err(denied) = holder(&agents, &peer, Expired::Refuse) {
+        return denied.into_response();
+    }
+    match outcome {
         Ok(found) => {
             // Not `Json`: this text holds secrets, and is wiped once it is on its way.
             let text = Bytes::from_owner(contract::secret::to_json(&*found));
@@ -129,13 +129,18 @@ async fn take_report(
     Extension(peer): Extension<Peer>,
     Json(report): Json<HealthReport>,
 ) -> Response {
-    let floor = match floor_for(&agents, &report, &peer) {
-        Ok(floor) => floor,
-        Err(error) => return store_trouble(&error),
+    let holder = holder(&agents, &peer, Expired::Refuse);
+    // A ledger that was lost knows no certificate, and is told all the same.
+    let floor = match &holder {
+        Ok(_) | Err(Denied::Unknown) => match floor_for(&agents, &report, &peer) {
+            Ok(floor) => floor,
+            Err(error) => return store_trouble(&error),
+        },
+        Err(_) => None,
     };
-    let instance = match holder(&agents, &peer) {
-        Ok(instance) => instance,
-        Err(response) => return *response,
+    let holder = match holder {
+        Ok(holder) => holder,
+        Err(denied) => return denied.into_response(),
     };
     if report.protocol != PROTOCOL {
         return refuse(
@@ -145,21 +150,26 @@ async fn take_report(
             None,
         );
     }
-    match note(&agents, &instance, &report, &peer) {
-        Ok(generation) => {
-            let interval = u32::try_from(agents.interval.as_secs()).unwrap_or(u32::MAX);
-            Json(HealthResponse { generation, interval, floor }).into_response()
-        }
-        Err(error) => store_trouble(&error),
+    let generation = match note(&agents, &holder.instance, &report, &peer) {
+        Ok(generation) => generation,
+        Err(error) => return store_trouble(&error),
+    };
+    // This may have been the last agent that a rotation waited for.
+    if holder.is_switched(&agents)
+        && let Err(error) = rotation::turn(&agents)
+    {
+        tracing::error!(%error, "a step of the CA's rotation failed");
     }
+    let interval = u32::try_from(agents.interval.as_secs()).unwrap_or(u32::MAX);
+    let bundle = agents.ca.bundle();
+    let ca = (report.ca != Some(ca::digest(bundle.as_bytes()))).then_some(bundle);
+    let renew = holder.renewal(&agents);
+    Json(HealthResponse { generation, interval, renew, ca, floor }).into_response()
 }
 
 /// Takes what a guest knows of the newest of HQ's documents, and says what it must keep instead, if anything. It needs a
 /// certificate of our CA, but not one that the ledger knows: a ledger that was lost knows none.
 fn floor_for(agents: &Agents, report: &HealthReport, peer: &Peer) -> Result<Option<Floor>, StoreError> {
-    if peer.certificate.is_none() {
-        return Ok(None);
-    }
     let address = peer.address.ip();
     if let Some(held) = &report.floor {
         match agents.keeper.offered(held.as_str())? {

@@ -2,6 +2,8 @@
 //!
 //! Exit codes: 0 done, or nothing to do; 1 refused or failed; 2 a plan with something to do; 64 wrong usage.
 
+mod agent;
+mod ca;
 mod doctor;
 mod editor;
 mod guests;
@@ -94,6 +96,16 @@ enum Command {
     ///
     /// Example: ctrlable conflicts --clear
     Conflicts(guests::ConflictsArgs),
+    /// Who has a certificate, and who shall have none any more.
+    ///
+    /// Example: ctrlable agent revoke zigbee
+    #[command(subcommand)]
+    Agent(agent::Command),
+    /// The site's own certificate authority.
+    ///
+    /// Example: ctrlable ca rotate
+    #[command(subcommand)]
+    Ca(ca::Command),
     /// HQ's tools for releases.
     ///
     /// Example: ctrlable release sign releases/2026.06.yaml --key hq.key
@@ -155,6 +167,8 @@ pub fn main() -> ExitCode {
         Command::Why(args) => why::run(&args, format),
         Command::KnownHosts(args) => guests::known_hosts(&args, format),
         Command::Conflicts(args) => guests::conflicts(&args, format),
+        Command::Agent(command) => agent::run(&command, format),
+        Command::Ca(command) => ca::run(&command, format),
         Command::Release(args) => return release::run(args, format),
         Command::Site(command) => site::run(&command, format),
         Command::Secrets(command) => secrets::run(&command, format),

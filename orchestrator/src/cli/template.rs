@@ -94,7 +94,7 @@ fn bootstrap(args: &BootstrapArgs) -> anyhow::Result<ExitCode> {
         release: args.release.clone(),
         template: args.name.clone(),
         orchestrators: config.agents.advertise,
-        ca: ca.certificate().to_owned(),
+        ca: ca.bundle(),
         claim: ca.claim(&config.site, &args.release),
         site: config.site,
     };

@@ -248,8 +248,11 @@ impl Place {
 pub(crate) type Socket = std::pin::Pin<Box<TimeoutStream<TcpStream>>>;
 
 /// Accepts for ever. Whoever is over a limit is let go at once: nothing that one peer does keeps the next one waiting.
-pub(crate) async fn accept<F>(listener: TcpListener, gate: Arc<Gate>, serve: impl Fn(Socket, SocketAddr, Place) -> F)
-where
+pub(crate) async fn accept<F>(
+    listener: TcpListener,
+    gate: Arc<Gate>,
+    mut serve: impl FnMut(Socket, SocketAddr, Place) -> F,
+) where
     F: Future<Output = ()> + Send + 'static,
 {
     loop {

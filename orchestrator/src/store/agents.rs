@@ -9,6 +9,7 @@ use contract::host_keys::HostKeys;
 use contract::ids::{InstanceName, Sha256Digest};
 use rusqlite::{Connection, OptionalExtension, TransactionBehavior, params};
 
+use super::certificates::{self, Issue};
 use super::{Result, Store, StoreError, now, parse};
 
 /// An enrolment that is about to be accepted.
@@ -24,14 +25,18 @@ pub struct Enrolment<'a> {
     pub identity: &'a Identity,
     /// Where it connected from.
     pub address: IpAddr,
+    /// The certificate's end, in seconds since 1970.
+    pub expires_at: i64,
+    /// Number of the CA that signed it.
+    pub ca: u32,
 }
 
 /// What the ledger knows of one agent.
 #[derive(Debug, Clone)]
 pub struct AgentRecord {
-    /// SHA-256 of the client certificate's DER form.
+    /// SHA-256 of the DER form of the client certificate from its enrolment.
     pub certificate: Sha256Digest,
-    /// SHA-256 of its public key.
+    /// SHA-256 of that certificate's public key.
     pub public_key: Sha256Digest,
     /// Seconds since 1970.
     pub enrolled_at: i64,
@@ -47,6 +52,8 @@ pub struct AgentRecord {
     pub healthy_at: Option<i64>,
     /// Its newest report.
     pub report: Option<HealthReport>,
+    /// When an operator cut it off, in seconds since 1970.
+    pub revoked_at: Option<i64>,
 }
 
 /// Why an enrolment cannot be stored.
@@ -89,6 +96,13 @@ impl Store {
                         enrolment.public_key.as_str(),
                     ],
                 )?;
+                let issue = Issue {
+                    instance: enrolment.instance,
+                    fingerprint: enrolment.certificate,
+                    expires_at: enrolment.expires_at,
+                    ca: enrolment.ca,
+                };
+                certificates::issue(&transaction, &issue)?;
                 transaction.execute(
                     "UPDATE instances SET window_opened_at = NULL,
                         claim_used_at = CASE WHEN claim IS NULL THEN NULL ELSE ?2 END WHERE name = ?1",
@@ -112,16 +126,6 @@ impl Store {
             db.execute("DELETE FROM agents WHERE instance = ?1 AND enrolled_at < ?2", params![instance.as_str(), at])
                 .map(drop)
         })
-    }
-
-    /// Whose certificate this is.
-    pub fn holder(&self, certificate: &Sha256Digest) -> Result<Option<InstanceName>> {
-        let name: Option<String> = self.with("read", |db| {
-            db.prepare_cached("SELECT instance FROM agents WHERE certificate = ?1")?
-                .query_row([certificate.as_str()], |row| row.get(0))
-                .optional()
-        })?;
-        name.map(|name| parse("agents", &name)).transpose()
     }
 
     /// Forgets an agent, so that the guest may enrol again once a window is opened.
@@ -175,32 +179,47 @@ impl Store {
         const TABLE: &str = "agents";
         let damaged = |error: serde_json::Error| StoreError::Damaged { table: TABLE, what: error.to_string() };
         rows.into_iter()
-            .map(|(name, certificate, enrolled_at, machine_id, keys, address, last_seen, healthy_at, report, key)| {
-                let record = AgentRecord {
-                    certificate: parse(TABLE, &certificate)?,
-                    public_key: parse(TABLE, &key)?,
+            .map(
+                |(
+                    name,
+                    certificate,
                     enrolled_at,
-                    machine_id: parse(TABLE, &machine_id)?,
-                    ssh_host_keys: serde_json::from_str(&keys).map_err(damaged)?,
+                    machine_id,
+                    keys,
                     address,
                     last_seen,
                     healthy_at,
-                    report: report.map(|text| serde_json::from_str(&text)).transpose().map_err(damaged)?,
-                };
-                Ok((parse(TABLE, &name)?, record))
-            })
+                    report,
+                    key,
+                    revoked_at,
+                )| {
+                    let record = AgentRecord {
+                        certificate: parse(TABLE, &certificate)?,
+                        public_key: parse(TABLE, &key)?,
+                        enrolled_at,
+                        machine_id: parse(TABLE, &machine_id)?,
+                        ssh_host_keys: serde_json::from_str(&keys).map_err(damaged)?,
+                        address,
+                        last_seen,
+                        healthy_at,
+                        revoked_at,
+                        report: report.map(|text| serde_json::from_str(&text)).transpose().map_err(damaged)?,
+                    };
+                    Ok((parse(TABLE, &name)?, record))
+                },
+            )
             .collect()
     }
 }
 
 /// Columns of one agent as SQLite has them.
-type Row = (String, String, i64, String, String, String, Option<i64>, Option<i64>, Option<String>, String);
+type Row = (String, String, i64, String, String, String, Option<i64>, Option<i64>, Option<String>, String, Option<i64>);
 
 /// Agents, of one instance or of all.
 fn read(db: &Connection, instance: Option<&InstanceName>) -> rusqlite::Result<Vec<Row>> {
     db.prepare_cached(
         "SELECT instance, certificate, enrolled_at, machine_id, ssh_host_keys, address, last_seen, healthy_at,
-            report, public_key FROM agents WHERE ?1 IS NULL OR instance = ?1",
+            report, public_key, revoked_at FROM agents WHERE ?1 IS NULL OR instance = ?1",
     )?
     .query_map([instance.map(InstanceName::as_str)], |row| {
         Ok((
@@ -214,6 +233,7 @@ fn read(db: &Connection, instance: Option<&InstanceName>) -> rusqlite::Result<Ve
             row.get(7)?,
             row.get(8)?,
             row.get(9)?,
+            row.get(10)?,
         ))
     })?
     .collect()
@@ -232,10 +252,11 @@ fn against(db: &Connection, enrolment: &Enrolment<'_>, window: i64) -> rusqlite:
         .unwrap_or_default();
     let open = opened.is_some_and(|opened| (0..=window).contains(&(now() - opened)));
     let ours = others.iter().find(|(name, ..)| name == enrolment.instance.as_str());
-    let same_guest = ours.is_some_and(|(_, _, _, machine_id, _, _, last_seen, _, _, public_key)| {
+    let same_guest = ours.is_some_and(|(_, _, _, machine_id, _, _, last_seen, _, _, public_key, revoked_at)| {
         machine_id == enrolment.identity.machine_id.as_str()
             && public_key == enrolment.public_key.as_str()
             && last_seen.is_none()
+            && revoked_at.is_none()
     });
     if !same_guest && used.is_some() {
         return Ok(Some(Conflict::ClaimUsed));

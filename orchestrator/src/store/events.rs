@@ -37,6 +37,12 @@ pub enum EventKind {
     StepFailed,
     /// A guest proved to be ours and got its certificate.
     Enrolled,
+    /// A guest got a new certificate in place of its own.
+    Renewed,
+    /// An operator cut a guest off.
+    Revoked,
+    /// The site's CA is being replaced, or was.
+    CaRotation,
     /// A guest asked for a certificate and did not get one.
     EnrolmentRefused,
     /// A new assignment was made.
@@ -70,6 +76,9 @@ impl EventKind {
             Self::StepDone => "step-done",
             Self::StepFailed => "step-failed",
             Self::Enrolled => "enrolled",
+            Self::Renewed => "renewed",
+            Self::Revoked => "revoked",
+            Self::CaRotation => "ca-rotation",
             Self::EnrolmentRefused => "enrolment-refused",
             Self::Wired => "wired",
             Self::Healthy => "healthy",
@@ -148,6 +157,7 @@ impl Store {
             | EventKind::SourceFailed
             | EventKind::Blocked
             | EventKind::StepFailed
+            | EventKind::Revoked
             | EventKind::EnrolmentRefused
             | EventKind::Degraded
             | EventKind::Lost

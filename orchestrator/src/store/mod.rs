@@ -5,6 +5,7 @@
 //! its own marker.
 
 mod agents;
+mod certificates;
 mod conflicts;
 mod events;
 mod floor;
@@ -19,6 +20,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use rusqlite::{Connection, OpenFlags};
 
 pub use agents::{AgentRecord, Conflict, Enrolment, Healthiness};
+pub use certificates::{CertificateRecord, Issue};
 pub use conflicts::StoredConflict;
 pub use events::{Event, EventKind, StoredEvent};
 pub use floor::FloorRecord;

@@ -129,6 +129,7 @@ const STEPS: &[&str] = &[
     -- Host keys are public keys instead of fingerprints; the next report brings them.
     UPDATE agents SET ssh_host_keys = '[]', report = NULL;
 ",
+    CERTIFICATES,
 ];
 
 /// The newest of HQ's documents that were accepted. No row: nobody has asked Proxmox yet what was accepted before.
@@ -145,6 +146,28 @@ const FLOOR: &str = "
         evidence TEXT,                  -- JSON of files that prove it; absent: only the numbers are known
         hq_revision TEXT                -- the newest revision whose documents of HQ were accepted
     ) STRICT;
+";
+
+/// Every client certificate that is good, or revoked. Those from before it was kept were made for ten years; the first
+/// report of their guests asks for new ones.
+const CERTIFICATES: &str = "
+    CREATE TABLE certificates (
+        id INTEGER PRIMARY KEY,
+        fingerprint TEXT NOT NULL UNIQUE,   -- SHA-256 of the DER, hex
+        instance TEXT NOT NULL,
+        ca INTEGER NOT NULL,                -- number of the CA that signed it
+        issued_at INTEGER NOT NULL,
+        expires_at INTEGER NOT NULL,
+        used_at INTEGER,                    -- its first use; absent: the answer with it may have been lost
+        revoked_at INTEGER
+    ) STRICT;
+    CREATE INDEX certificates_instance ON certificates (instance);
+    INSERT INTO certificates (fingerprint, instance, ca, issued_at, expires_at, used_at)
+        SELECT certificate, instance, 1, 0, enrolled_at + 315360000, last_seen FROM agents;
+    ALTER TABLE agents ADD COLUMN revoked_at INTEGER;
+    CREATE TRIGGER certificates_of_a_forgotten_agent AFTER DELETE ON agents BEGIN
+        DELETE FROM certificates WHERE instance = OLD.instance AND revoked_at IS NULL;
+    END;
 ";
 
 /// Takes the steps that this file has not had yet.
