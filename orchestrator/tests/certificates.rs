@@ -7,14 +7,17 @@ use std::time::Duration;
 
 use contract::PROTOCOL;
 use contract::assignment::{self, Assignment};
-use contract::enrolment::{self, EnrolRequest, EnrolResponse, Identity, Problem};
+use contract::enrolment::{Identity, Problem};
 use contract::health::{self, HealthReport, HealthResponse, Usage};
+use contract::host_keys::{HostKey, HostKeys};
 use contract::ids::{Generation, InstanceName, SiteName};
 use contract::renewal::{self, Renew, RenewRequest, RenewResponse};
-use orchestrator::agents::{self, Agents, Book, InForce, SiteCa, Stage, rotation};
+use contract::secret::Secret;
+use orchestrator::agents::{self, Agents, Book, InForce, SiteCa, Stage, Witness, rotation};
 use orchestrator::floor::Keeper;
 use orchestrator::limits::Limits;
-use orchestrator::store::{Reservation, Store, now};
+use orchestrator::proxmox::{self, ServerTrust, Settings};
+use orchestrator::store::{Conflict, Enrolment, Reservation, Store, now};
 use orchestrator::trust::KeySet;
 use rcgen::{CertificateParams, KeyPair};
 use reqwest::Client;
@@ -44,12 +47,17 @@ struct Guest {
 
 fn agents(dir: &std::path::Path, certificate_life: Duration) -> Arc<Agents> {
     let site: SiteName = SITE.parse().unwrap();
-    let store = Store::open(dir).unwrap();
-    let keys = KeySet::parse(&["RWTZq1lV6JEnh1wpzXnJNzPzNZhdqVCXV3slBqhW1mMyqOkzZE7zWBuS".to_owned()]).unwrap();
+    let (store, ca) = (Store::open(dir).unwrap(), SiteCa::open(dir, &site).unwrap());
+    // Neither HQ nor Proxmox has a part in this.
+    let hq = minisign::KeyPair::generate_unencrypted_keypair().unwrap().pk.to_base64();
+    let nowhere = "https://127.0.0.1:1".parse().unwrap();
+    let pinned = ServerTrust::Ca(ca.bundle().into_bytes());
+    let proxmox = proxmox::Client::new(Settings::new(nowhere, Secret::new("a@pve!b=c"), pinned)).unwrap();
     Arc::new(Agents {
-        keeper: Arc::new(Keeper::new(store.clone(), keys)),
+        keeper: Arc::new(Keeper::new(store.clone(), KeySet::parse(&[hq]).unwrap())),
+        witness: Witness::new(proxmox),
         store,
-        ca: SiteCa::open(dir, &site).unwrap(),
+        ca,
         site,
         book: Arc::<Book>::default(),
         wake: Default::default(),
@@ -78,7 +86,7 @@ impl World {
                 template: &"sensor".parse().unwrap(),
             };
             agents.store.reserve(&reservation).unwrap();
-            agents.store.open_window(&name).unwrap();
+            agents.store.open_window(&name, None).unwrap();
         }
         let address = serve(&agents).await;
         Self { dir, agents, address }
@@ -88,22 +96,22 @@ impl World {
         format!("https://{}{path}", self.address)
     }
 
-    async fn enrol(&self, index: u8, key: &str, ca: &str) -> Result<Guest, String> {
-        let name = ["attic", "cellar"][usize::from(index)];
-        let release = "2026.06".parse().unwrap();
-        let request = EnrolRequest {
-            protocol: PROTOCOL,
-            claim: self.agents.ca.claim(&self.agents.site, &release),
-            release,
-            template: "sensor".parse().unwrap(),
-            hostname: format!("ctrlable-{SITE}-{name}").parse().unwrap(),
-            mac: mac(index).parse().unwrap(),
-            csr: csr(key),
-            identity: identity(index),
-            agent: "0.1.0".into(),
+    /// Enrols, without the part that Proxmox has in it. `ca` is what the template has.
+    fn enrol(&self, index: u8, key: &str, ca: &str) -> Result<Guest, Conflict> {
+        let name = ["attic", "cellar"][usize::from(index)].parse().unwrap();
+        let Agents { site, certificate_life, store, .. } = &*self.agents;
+        let signed = self.agents.ca.sign(&csr(key), site, &name, *certificate_life).unwrap();
+        let enrolment = Enrolment {
+            instance: &name,
+            certificate: &signed.fingerprint,
+            public_key: &signed.public_key,
+            identity: &identity(index),
+            address: self.address.ip(),
+            expires_at: signed.expires_at,
+            ca: signed.ca,
         };
-        let answer: EnrolResponse = self.post(&client(ca, None), enrolment::PATH, &request).await?;
-        Ok(Guest { key: key.to_owned(), certificate: answer.certificate, ca: answer.ca, seed: index })
+        store.enrol(&enrolment, 3600).unwrap()?;
+        Ok(Guest { key: key.to_owned(), certificate: signed.pem, ca: ca.to_owned(), seed: index })
     }
 
     async fn post<T: DeserializeOwned>(&self, by: &Client, path: &str, body: &impl Serialize) -> Result<T, String> {
@@ -173,7 +181,10 @@ fn identity(index: u8) -> Identity {
     Identity {
         machine_id: format!("{index:064x}").parse().unwrap(),
         sealed_machine_id: None,
-        ssh_host_keys: [("ssh-ed25519".to_owned(), format!("SHA256:{index:043}"))].into(),
+        ssh_host_keys: HostKeys::try_from(vec![
+            HostKey::try_from(format!("ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIA{index:042}")).unwrap(),
+        ])
+        .unwrap(),
     }
 }
 
@@ -221,7 +232,7 @@ fn refused(reason: &str) -> Result<(), String> {
 #[tokio::test]
 async fn an_old_certificate_is_good_until_the_new_one_is_first_used() {
     let mut world = World::new(LONG).await;
-    let first = world.enrol(0, &fresh(), &world.agents.ca.bundle()).await.unwrap();
+    let first = world.enrol(0, &fresh(), &world.agents.ca.bundle()).unwrap();
     assert_eq!(world.report(&first).await.unwrap().renew, Renew::NotYet);
     // The answer is lost, and the orchestrator is killed: the old one is good, for another renewal as well.
     let lost = world.renew(&first).await.unwrap();
@@ -242,7 +253,7 @@ async fn an_old_certificate_is_good_until_the_new_one_is_first_used() {
 #[tokio::test]
 async fn certificates_of_an_agent_that_asks_and_asks_do_not_pile_up() {
     let world = World::new(LONG).await;
-    let guest = world.enrol(0, &fresh(), &world.agents.ca.bundle()).await.unwrap();
+    let guest = world.enrol(0, &fresh(), &world.agents.ca.bundle()).unwrap();
     world.report(&guest).await.unwrap();
     let mut newest = guest.clone();
     for _ in 0..20 {
@@ -255,7 +266,7 @@ async fn certificates_of_an_agent_that_asks_and_asks_do_not_pile_up() {
 #[tokio::test]
 async fn an_expired_certificate_is_good_for_its_renewal_and_nothing_else() {
     let world = World::new(Duration::from_secs(2)).await;
-    let guest = world.enrol(0, &fresh(), &world.agents.ca.bundle()).await.unwrap();
+    let guest = world.enrol(0, &fresh(), &world.agents.ca.bundle()).unwrap();
     let standing = guest.client();
     assert_eq!(world.poll(&standing).await, Ok(()));
     // The ledger counts whole seconds.
@@ -277,7 +288,7 @@ async fn an_expired_certificate_is_good_for_its_renewal_and_nothing_else() {
 #[tokio::test]
 async fn a_renewal_is_due_after_two_thirds_of_the_life() {
     let world = World::new(Duration::from_secs(6)).await;
-    let guest = world.enrol(0, &fresh(), &world.agents.ca.bundle()).await.unwrap();
+    let guest = world.enrol(0, &fresh(), &world.agents.ca.bundle()).unwrap();
     let begin = now();
     assert_eq!(world.report(&guest).await.unwrap().renew, Renew::NotYet);
     while world.report(&guest).await.unwrap().renew == Renew::NotYet {
@@ -289,8 +300,8 @@ async fn a_renewal_is_due_after_two_thirds_of_the_life() {
 #[tokio::test]
 async fn a_revoked_agent_is_cut_off_in_the_middle_of_a_long_poll() {
     let world = World::new(LONG).await;
-    let attic = world.enrol(0, &fresh(), &world.agents.ca.bundle()).await.unwrap();
-    let cellar = world.enrol(1, &fresh(), &world.agents.ca.bundle()).await.unwrap();
+    let attic = world.enrol(0, &fresh(), &world.agents.ca.bundle()).unwrap();
+    let cellar = world.enrol(1, &fresh(), &world.agents.ca.bundle()).unwrap();
     let name: InstanceName = "attic".parse().unwrap();
     let standing = attic.client();
     assert_eq!(world.poll(&standing).await, Ok(()));
@@ -311,14 +322,14 @@ async fn a_revoked_agent_is_cut_off_in_the_middle_of_a_long_poll() {
     assert_eq!(world.renew(&attic).await.map(drop), refused("certificate-revoked"));
     assert_eq!(world.report(&attic).await.map(drop), refused("certificate-revoked"));
     let ca = world.agents.ca.bundle();
-    assert_eq!(world.enrol(0, &attic.key, &ca).await.map(drop), refused("enrol-already"));
+    assert_eq!(world.enrol(0, &attic.key, &ca).map(drop), Err(Conflict::AlreadyEnrolled));
     assert_eq!(world.poll(&cellar.client()).await, Ok(()), "its neighbour was cut off as well");
 
     // Admitted again, it is a new guest; what was revoked stays so.
     let store = Store::open(world.dir.path()).unwrap();
     assert!(store.readmit_agent(&name).unwrap());
     assert!(!store.readmit_agent(&name).unwrap());
-    let new = world.enrol(0, &fresh(), &ca).await.unwrap();
+    let new = world.enrol(0, &fresh(), &ca).unwrap();
     assert_eq!(world.poll(&new.client()).await, Ok(()));
     assert_eq!(world.poll(&attic.client()).await, refused("certificate-revoked"));
 }
@@ -327,8 +338,8 @@ async fn a_revoked_agent_is_cut_off_in_the_middle_of_a_long_poll() {
 async fn the_ca_is_replaced_while_guests_stay_connected_and_after_a_kill_at_each_stage() {
     let mut world = World::new(LONG).await;
     let template = world.agents.ca.bundle();
-    let mut attic = world.enrol(0, &fresh(), &template).await.unwrap();
-    let cellar = world.enrol(1, &fresh(), &template).await.unwrap();
+    let mut attic = world.enrol(0, &fresh(), &template).unwrap();
+    let cellar = world.enrol(1, &fresh(), &template).unwrap();
     let standing = cellar.client();
     for guest in [&attic, &cellar] {
         let told = world.report(guest).await.unwrap();
@@ -386,8 +397,9 @@ async fn the_ca_is_replaced_while_guests_stay_connected_and_after_a_kill_at_each
     world.restart().await;
     assert_eq!(in_force(&world), (2, Stage::Settled));
     world.agents.store.forget_agent(&"attic".parse().unwrap()).unwrap();
-    world.agents.store.open_window(&"attic".parse().unwrap()).unwrap();
-    let again = world.enrol(0, &fresh(), &template).await.unwrap();
+    world.agents.store.open_window(&"attic".parse().unwrap(), None).unwrap();
+    assert_eq!(world.poll(&client(&template, None)).await, refused("certificate-missing"), "a clone of the template");
+    let again = world.enrol(0, &fresh(), &template).unwrap();
     assert_eq!(world.poll(&again.client()).await, Ok(()));
 
     // Once more: three CAs on, the first template still enrols; and nobody waits for who is away.
@@ -410,7 +422,7 @@ async fn the_ca_is_replaced_while_guests_stay_connected_and_after_a_kill_at_each
 #[tokio::test]
 async fn a_ledger_from_before_renewal_asks_for_new_certificates() {
     let mut world = World::new(LONG).await;
-    let guest = world.enrol(0, &fresh(), &world.agents.ca.bundle()).await.unwrap();
+    let guest = world.enrol(0, &fresh(), &world.agents.ca.bundle()).unwrap();
     let db = rusqlite::Connection::open(world.dir.path().join("ledger.db")).unwrap();
     db.execute_batch(
         "DROP TRIGGER certificates_of_a_forgotten_agent; DROP TABLE certificates;

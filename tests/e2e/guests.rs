@@ -298,13 +298,13 @@ fn a_revoked_guest_is_cut_off_and_its_neighbours_are_not() -> Result<()> {
         ensure!(World::instance(&status, neighbour)?["phase"] == "healthy", "{status:#}");
     }
     // Admitted again, with an identity of its own, it is a guest like any other; the old certificate is not.
-    let mac = small.sim.guest(&hostname("attic"))?.mac;
+    let guest = small.sim.guest(&hostname("attic"))?;
     let key = KeyPair::generate()?.serialize_pem();
-    let request = sim::enrol_request(bootstrap, &hostname("attic"), &mac, &key, 4711)?;
-    let reason = refusal(block(sim::enrol(bootstrap, &request)))?;
+    let request = sim::enrol_request(bootstrap, &hostname("attic"), &guest.mac, &key, 4711)?;
+    let reason = refusal(block(sim::enrol(bootstrap, &request, guest.address)))?;
     ensure!(reason == "enrol-already", "{reason}");
     run(small.world.ctrlable(["agent", "readmit"]).arg("attic"))?;
-    block(sim::enrol(bootstrap, &request))?;
+    block(sim::enrol(bootstrap, &request, guest.address))?;
     let reason = refusal(block(sim::assignment(bootstrap, "after=0", Some(&attic))))?;
     ensure!(reason == "certificate-revoked", "{reason}");
     println!("cut off at once, shown, and admitted again as a new guest");

@@ -246,7 +246,7 @@ impl Site {
         // Neither HQ nor Proxmox has a part in this.
         let hq = minisign::KeyPair::generate_unencrypted_keypair().unwrap().pk.to_base64();
         let nowhere = "https://127.0.0.1:1".parse().unwrap();
-        let pinned = ServerTrust::Ca(ca.certificate().as_bytes().to_vec());
+        let pinned = ServerTrust::Ca(ca.bundle().into_bytes());
         let proxmox = Client::new(Settings::new(nowhere, Secret::new("a@pve!b=c"), pinned)).unwrap();
         let agents = Arc::new(Agents {
             keeper: Arc::new(Keeper::new(store.clone(), KeySet::parse(&[hq]).unwrap())),
@@ -258,6 +258,8 @@ impl Site {
             wake: Arc::default(),
             window: LONG,
             interval: LONG,
+            certificate_life: LONG,
+            turning: Mutex::default(),
             refused: Mutex::default(),
         });
         let any = (Ipv4Addr::LOCALHOST, 0).into();
@@ -270,7 +272,7 @@ impl Site {
     fn guest(&self, name: &str) -> TlsConnector {
         let key = KeyPair::generate().unwrap();
         let request = CertificateParams::default().serialize_request(&key).unwrap().pem().unwrap();
-        let signed = self.agents.ca.sign(&request, &self.agents.site, &name.parse().unwrap()).unwrap();
+        let signed = self.agents.ca.sign(&request, &self.agents.site, &name.parse().unwrap(), LONG).unwrap();
         let chain = CertificateDer::pem_slice_iter(signed.pem.as_bytes()).map(Result::unwrap).collect();
         let key = PrivateKeyDer::from(PrivatePkcs8KeyDer::from(key.serialize_der()));
         let tls = self.trusting().with_client_auth_cert(chain, key).unwrap();
@@ -283,7 +285,7 @@ impl Site {
 
     fn trusting(&self) -> rustls::ConfigBuilder<rustls::ClientConfig, rustls::client::WantsClientCert> {
         let mut roots = rustls::RootCertStore::empty();
-        roots.add(CertificateDer::from_pem_slice(self.agents.ca.certificate().as_bytes()).unwrap()).unwrap();
+        roots.add(CertificateDer::from_pem_slice(self.agents.ca.bundle().as_bytes()).unwrap()).unwrap();
         rustls::ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
             .with_protocol_versions(&[&rustls::version::TLS13])
             .unwrap()
