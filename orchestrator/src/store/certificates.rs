@@ -63,7 +63,8 @@ fn check((instance, issued_at, expires_at, ca, used_at, revoked_at): Row) -> Res
 /// Notes a certificate within the caller's transaction.
 pub(super) fn issue(db: &Connection, issue: &Issue<'_>) -> rusqlite::Result<()> {
     db.execute(
-        "INSERT INTO certificates (fingerprint, instance, ca, issued_at, expires_at) VALUES (?1, ?2, ?3, ?4, ?5)",
+        "INSERT INTO certificates (fingerprint, instance, ca, issued_at, expires_at) VALUES (?1, ?2, ?3, ?4, ?5)
+         ON CONFLICT (fingerprint) DO NOTHING",
         params![issue.fingerprint.as_str(), issue.instance.as_str(), issue.ca, now(), issue.expires_at],
     )?;
     db.execute(

@@ -144,6 +144,8 @@ fn a_claim_works_once_and_for_its_window() {
             public_key: &public_key,
             identity: &identity,
             address: [127, 0, 0, 1].into(),
+            expires_at: now() + 1000,
+            ca: 1,
         };
         let asked = store.may_enrol(&enrolment, 900).unwrap();
         let done = store.enrol(&enrolment, 900).unwrap();
