@@ -52,7 +52,12 @@ fn agents(dir: &std::path::Path, certificate_life: Duration) -> Arc<Agents> {
     let hq = minisign::KeyPair::generate_unencrypted_keypair().unwrap().pk.to_base64();
     let nowhere = "https://127.0.0.1:1".parse().unwrap();
     let pinned = ServerTrust::Ca(ca.bundle().into_bytes());
-    let proxmox = proxmox::Client::new(Settings::new(nowhere, Secret::new("a@pve!b=00000000-0000-0000-0000-000000000000"), pinned)).unwrap();
+    let proxmox = proxmox::Client::new(Settings::new(
+        nowhere,
+        Secret::new("a@pve!b=00000000-0000-0000-0000-000000000000"),
+        pinned,
+    ))
+    .unwrap();
     Arc::new(Agents {
         keeper: Arc::new(Keeper::new(store.clone(), KeySet::parse(&[hq]).unwrap())),
         witness: Witness::new(proxmox),
@@ -417,20 +422,4 @@ async fn the_ca_is_replaced_while_guests_stay_connected_and_after_a_kill_at_each
     let events = world.agents.store.events(Some(&"cellar".parse().unwrap()), 0, 100).unwrap();
     assert!(events.iter().any(|event| event.reason.as_deref() == Some("ca-left-behind")), "{events:?}");
     assert_eq!(world.agents.store.meta(rotation::WANTED).unwrap(), None);
-}
-
-#[tokio::test]
-async fn a_ledger_from_before_renewal_asks_for_new_certificates() {
-    let mut world = World::new(LONG).await;
-    let guest = world.enrol(0, &fresh(), &world.agents.ca.bundle()).unwrap();
-    let db = rusqlite::Connection::open(world.dir.path().join("ledger.db")).unwrap();
-    db.execute_batch(
-        "DROP TRIGGER certificates_of_a_forgotten_agent; DROP TABLE certificates;
-         ALTER TABLE agents DROP COLUMN revoked_at; PRAGMA user_version = 1;",
-    )
-    .unwrap();
-    world.restart().await;
-    assert_eq!(world.report(&guest).await.unwrap().renew, Renew::Now);
-    let guest = world.renew(&guest).await.unwrap();
-    assert_eq!(world.report(&guest).await.unwrap().renew, Renew::NotYet);
 }

@@ -247,7 +247,9 @@ impl Site {
         let hq = minisign::KeyPair::generate_unencrypted_keypair().unwrap().pk.to_base64();
         let nowhere = "https://127.0.0.1:1".parse().unwrap();
         let pinned = ServerTrust::Ca(ca.bundle().into_bytes());
-        let proxmox = Client::new(Settings::new(nowhere, Secret::new("a@pve!b=c"), pinned)).unwrap();
+        let proxmox =
+            Client::new(Settings::new(nowhere, Secret::new("a@pve!b=00000000-0000-0000-0000-000000000000"), pinned))
+                .unwrap();
         let agents = Arc::new(Agents {
             keeper: Arc::new(Keeper::new(store.clone(), KeySet::parse(&[hq]).unwrap())),
             witness: Witness::new(proxmox),

@@ -197,3 +197,34 @@ pub(super) fn check(connection: &Connection, path: &Path) -> Result<()> {
 fn version(connection: &Connection) -> std::result::Result<u32, rusqlite::Error> {
     connection.query_row("PRAGMA user_version", [], |row| row.get(0))
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn certificates_from_before_they_were_renewed_are_known_and_due() {
+        let db = Connection::open_in_memory().unwrap();
+        let before = STEPS.iter().position(|step| *step == CERTIFICATES).unwrap();
+        STEPS[..before].iter().for_each(|step| db.execute_batch(step).unwrap());
+        db.execute_batch(
+            "INSERT INTO instances (name, vmid, mac, hostname, release, template, reserved_at)
+                VALUES ('attic', 2000, 'm', 'h', 'r', 't', 1);
+             INSERT INTO agents (instance, certificate, public_key, enrolled_at, machine_id, ssh_host_keys, address)
+                VALUES ('attic', 'aa', 'bb', 1780000000, 'cc', '[]', '127.0.0.1')",
+        )
+        .unwrap();
+        db.execute_batch(CERTIFICATES).unwrap();
+        let (issued, expires): (i64, i64) = db
+            .query_row("SELECT issued_at, expires_at FROM certificates WHERE fingerprint = 'aa'", [], |row| {
+                Ok((row.get(0)?, row.get(1)?))
+            })
+            .unwrap();
+        // Three quarters of the life are more than the latest time at which a renewal is due.
+        assert!(issued + (expires - issued) * 3 / 4 < 1_780_000_000 && 1_780_000_000 < expires);
+        db.execute_batch("PRAGMA foreign_keys = ON; DELETE FROM instances").unwrap();
+        let left: i64 = db.query_row("SELECT count(*) FROM certificates", [], |row| row.get(0)).unwrap();
+        assert_eq!(left, 0, "certificates of an instance that is gone");
+    }
+}
