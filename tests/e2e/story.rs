@@ -52,6 +52,8 @@ fn budget(world: &World) {
         let (now, peak) = (field("VmRSS:"), field("VmHWM:"));
         println!("  agent in {vmid}: {now} kB resident, {peak} kB at its peak, budget {AGENT_RESIDENT}");
         assert!(now < AGENT_RESIDENT, "the agent in {vmid} has {now} kB resident");
+        let steps = world.exec(vmid, &["cat", "/var/lib/ctrlable-agent/first-boot.jsonl"]).unwrap();
+        println!("  first boot of {vmid}: {}", steps.split_whitespace().collect::<Vec<_>>().join(" "));
     }
 }
 

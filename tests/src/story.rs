@@ -117,6 +117,10 @@ pub fn tell(world: &mut World, narrator: &mut dyn Narrator) -> Result<()> {
         ));
     }
     narrator.proof("machine-ids and SSH host keys are all different, and none is a template's");
+    prove_claims(world, &guests)?;
+    narrator.proof("two guests enrolled with a claim that was made for their start, which goes with the next one");
+    prove_known_hosts(world, &before)?;
+    narrator.proof("sshd of each guest shows the keys that `ctrlable known-hosts` prints");
     let (broker, gateway) = (vmid(&guests, "broker")?, vmid(&guests, "gateway")?);
     cross(world, gateway, broker, SECRETS[0].1, "the wiring holds")?;
     narrator.proof("an MQTT message published in gateway arrived in broker");
@@ -231,6 +235,10 @@ fn make_templates(world: &World, narrator: &mut dyn Narrator) -> Result<Sealed> 
         import.args(["--storage", "local-lvm", "--size", "2G", "--pool", "ctrlable", "--memory", "256"]);
         import.args(["--set", "unprivileged=1", "--set", "features=nesting=1", "--set", "ostype=debian"]);
         import.args(["--set", "net0=name=eth0,bridge=vmbr0,ip=dhcp,type=veth"]);
+        // Bridge and sensor start with a claim of their own, the broker with its release's.
+        if name != "mqtt-broker" {
+            import.args(["--set", "env=CTRLABLE_CLAIM=none"]);
+        }
         run(&mut import)?;
         let adopted = run(&mut adopt(world, vmid, name))?;
         narrator.show(adopted.trim());
@@ -327,6 +335,40 @@ fn prove_identities(guests: &[(String, u64, Identity)], sealed: &Sealed) -> Resu
     for key in &sealed.host_keys {
         let printed = fingerprint_of(key)?;
         ensure!(!host_keys.contains(&printed), "a guest has its template's SSH host key {printed}");
+    }
+    Ok(())
+}
+
+/// A guest that could carry a claim had one, and will have none after its next start.
+fn prove_claims(world: &World, guests: &[(String, u64)]) -> Result<()> {
+    let mut carried = 0;
+    for (name, vmid) in guests {
+        let env = |query: &str| -> Result<String> {
+            let path = format!("/api2/json/nodes/pve1/lxc/{vmid}/config{query}");
+            Ok(world.node("GET", &path, None)?["data"]["env"].as_str().unwrap_or_default().to_owned())
+        };
+        if !env("?current=1")?.contains("CTRLABLE_CLAIM=ctrlable-claim-") {
+            ensure!(name == "broker", "{name} was started without a claim of its own");
+            continue;
+        }
+        carried += 1;
+        await_for(&format!("the claim of {name} is taken out"), SOON, || {
+            Ok((env("")? == "CTRLABLE_CLAIM=none").then_some(()))
+        })?;
+    }
+    ensure!(carried == guests.len() - 1, "{carried} guests had a claim of their own");
+    Ok(())
+}
+
+/// What the real sshd of each guest shows to the real client stands in the lines that are printed.
+fn prove_known_hosts(world: &World, guests: &[(String, u64, Identity)]) -> Result<()> {
+    for (name, vmid, identity) in guests {
+        let lines = run(&mut world.ctrlable(["known-hosts", name]))?;
+        let scanned = world.exec(*vmid, &["ssh-keyscan", "-t", "ed25519", "127.0.0.1"])?;
+        let shown = scanned.lines().find(|line| !line.starts_with('#')).context("ssh-keyscan found no key")?;
+        let (_, key) = shown.split_once(' ').context("a line of ssh-keyscan has a host")?;
+        let wanted = lines.lines().find(|line| line.ends_with(key)).context("the key is not among the known hosts")?;
+        ensure!(wanted.starts_with(&format!("{},", identity.hostname)), "{name}: {wanted}");
     }
     Ok(())
 }
