@@ -21,7 +21,10 @@ pub mod health;
 /// A new client certificate for an agent that has one.
 pub mod renewal;
 
-/// From YAML text to [`manifest`] and [`site`], with the line of every mistake.
+/// Which dealer may change which sites, and how much any site may ask for.
+#[cfg(feature = "documents")]
+pub mod dealers;
+/// From YAML text to [`manifest`], [`site`] and [`dealers`], with the line of every mistake.
 #[cfg(feature = "documents")]
 pub mod document;
 /// SSH host keys as a guest shows them.

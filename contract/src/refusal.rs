@@ -173,6 +173,26 @@ reasons! {
     BadRevocation = "bad-revocation",
     /// A channel gives a release that is revoked.
     ChannelRevoked = "channel-revoked",
+    /// Not an OpenSSH public key that can sign commits.
+    BadSshKey = "bad-ssh-key",
+    /// Not a number that a limit can have.
+    BadLimit = "bad-limit",
+    /// HQ does not let this dealer look after this site.
+    DealerNotAllowed = "dealer-not-allowed",
+    /// A template that HQ does not allow here.
+    LimitTemplates = "limit-templates",
+    /// A bridge that HQ does not allow here.
+    LimitBridges = "limit-bridges",
+    /// A privileged container, where HQ allows none.
+    LimitPrivileged = "limit-privileged",
+    /// More instances than HQ allows.
+    LimitInstances = "limit-instances",
+    /// More cores than HQ allows, or nobody knows how many.
+    LimitCpu = "limit-cpu",
+    /// More memory than HQ allows, or nobody knows how much.
+    LimitMemory = "limit-memory",
+    /// More disk than HQ allows, or nobody knows how much.
+    LimitDisk = "limit-disk",
 }
 
 impl fmt::Display for Reason {

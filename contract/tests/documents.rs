@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use contract::dealers::Dealers;
 use contract::document::{self, Document};
 use contract::ids::ReleaseId;
 use contract::manifest::Manifest;
@@ -34,11 +35,16 @@ fn refusals(fleet: &Path) -> Vec<Refusal> {
     if let Ok(content) = fs::read(fleet.join("channels.yaml")) {
         refusals.extend(document::channels("channels.yaml", &content).err().unwrap_or_default());
     }
+    let dealers = fs::read(fleet.join("dealers.yaml")).ok().map(|bytes| document::dealers("dealers.yaml", &bytes));
+    let dealers = dealers.transpose().unwrap_or_else(|found| {
+        refusals.extend(found);
+        None
+    });
     let broken = !refusals.is_empty();
     for directory in files(&fleet.join("sites")) {
         let name = format!("sites/{}/site.yaml", directory.file_name().unwrap().to_str().unwrap());
         match document::site(&name, &fs::read(directory.join("site.yaml")).unwrap()) {
-            Ok(site) if !broken => refusals.extend(against(&site, &manifests)),
+            Ok(site) if !broken => refusals.extend(against(&site, &manifests, dealers.as_ref())),
             Ok(_) => {}
             Err(found) => refusals.extend(found),
         }
@@ -46,13 +52,25 @@ fn refusals(fleet: &Path) -> Vec<Refusal> {
     refusals
 }
 
-fn against(site: &Document<Site>, manifests: &BTreeMap<ReleaseId, Document<Manifest>>) -> Vec<Refusal> {
+fn against(
+    site: &Document<Site>,
+    manifests: &BTreeMap<ReleaseId, Document<Manifest>>,
+    dealers: Option<&Document<Dealers>>,
+) -> Vec<Refusal> {
     let known: BTreeSet<ReleaseId> = manifests.keys().cloned().collect();
     if let Err(refusal) = document::release_exists(site, &known) {
         return vec![*refusal];
     }
     match &site.value.release {
-        ReleaseChoice::Exact(id) => document::against(site, &manifests[id].value),
+        ReleaseChoice::Exact(id) => {
+            let mut refusals = document::against(site, &manifests[id].value);
+            if let Some(dealers) = dealers {
+                refusals.extend(document::dealer_of(site, &dealers.value).err().map(|refusal| *refusal));
+                let limits = dealers.value.limits_of(&site.value.dealer);
+                refusals.extend(document::within(site, &manifests[id].value, &limits));
+            }
+            refusals
+        }
         ReleaseChoice::Channel(_) => Vec::new(),
     }
 }
@@ -113,7 +131,7 @@ fn every_reason_has_a_fixture() {
 #[test]
 fn good_fleets_load() {
     let data = repository().join("tests/data/documents");
-    for fleet in [data.join("good"), data.join("spec-sample"), repository()] {
+    for fleet in [data.join("good"), data.join("good-dealers"), data.join("spec-sample"), repository()] {
         let refusals = refusals(&fleet);
         assert!(refusals.is_empty(), "{}: {}", fleet.display(), report(&refusals));
     }

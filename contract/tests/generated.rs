@@ -44,6 +44,7 @@ fn schemas_are_up_to_date() {
         ("release", document::manifest_schema()),
         ("keys", document::key_list_schema()),
         ("channels", document::channels_schema()),
+        ("dealers", document::dealers_schema()),
     ] {
         let text = serde_json::to_string_pretty(&schema).unwrap() + "\n";
         is_up_to_date(&format!("docs/schema/{name}.schema.json"), &text);
@@ -58,6 +59,7 @@ fn field_references_are_up_to_date() {
         ("docs/release.md", "fields", document::manifest_schema()),
         ("docs/hq.md", "fields of keys", document::key_list_schema()),
         ("docs/hq.md", "fields of channels", document::channels_schema()),
+        ("docs/dealers.md", "fields", document::dealers_schema()),
     ] {
         let mut rows = String::from("| Field | | Type | Meaning |\n|---|---|---|---|\n");
         fields(&schema, &schema, "", &mut rows);
@@ -178,6 +180,14 @@ fn the_examples_of_the_release_reference_load() {
     for (line, text) in examples("docs/release.md") {
         let file = format!("releases/{}.yaml", field(&text, "release"));
         document::manifest(&file, text.as_bytes()).unwrap_or_else(|found| panic!("example at {line}: {found:?}"));
+    }
+}
+
+#[test]
+fn the_examples_of_the_reference_of_dealers_load() {
+    for (line, text) in examples("docs/dealers.md") {
+        document::dealers("dealers.yaml", text.as_bytes())
+            .unwrap_or_else(|found| panic!("example at {line}: {found:?}"));
     }
 }
 

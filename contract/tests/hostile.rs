@@ -19,8 +19,10 @@ fn fixture(path: &str) -> String {
     fs::read_to_string(data.join(path)).unwrap()
 }
 
-/// Both parsers; a refusal must always say something.
+/// Both parsers of dealers' and releases' files, and beside them that of `dealers.yaml`; a refusal must always say
+/// something.
 fn both(bytes: &[u8]) -> [Vec<Refusal>; 2] {
+    assert!(document::dealers("dealers.yaml", bytes).map(drop).map_err(|refusals| refusals.len()) != Err(0));
     let [site, release] =
         [document::site(SITE, bytes).map(drop), document::manifest(RELEASE, bytes).map(drop)].map(|read| match read {
             Ok(()) => Vec::new(),
@@ -177,6 +179,11 @@ proptest! {
 
     #[test]
     fn a_damaged_release_is_read_or_refused(bytes in mutated(fixture("releases/2026.06.yaml"))) {
+        both(&bytes);
+    }
+
+    #[test]
+    fn damaged_dealers_are_read_or_refused(bytes in mutated(fixture("../good-dealers/dealers.yaml"))) {
         both(&bytes);
     }
 

@@ -126,13 +126,13 @@ pub(super) fn channels(problems: &Problems<'_>, raw: raw::Channels) -> Checked<C
 }
 
 /// The number of a document.
-fn number(problems: &Problems<'_>, at: &Path<'_>, given: Given<i64>, least: i64) -> Checked<u32> {
+pub(super) fn number(problems: &Problems<'_>, at: &Path<'_>, given: Given<i64>, least: i64) -> Checked<u32> {
     let number = problems.need(at, given)?;
     problems.number(at, Reason::BadSerial, number, least..=i64::from(MOST), "the number of such a document")
 }
 
 /// A point in time, in the one spelling that there is for it.
-fn time(problems: &Problems<'_>, at: &Path<'_>, given: Given<String>) -> Checked<Timestamp> {
+pub(super) fn time(problems: &Problems<'_>, at: &Path<'_>, given: Given<String>) -> Checked<Timestamp> {
     let text = problems.need(at, given)?;
     match text.parse::<Timestamp>() {
         Ok(time) if time.to_string() == text && time.subsec_nanosecond() == 0 => Ok(time),

@@ -1,14 +1,15 @@
-//! From YAML text to [`Manifest`] and [`Site`], with the line of every mistake.
+//! From YAML text to [`Manifest`], [`Site`] and [`Dealers`], with the line of every mistake.
 //!
 //! The way of a document: [`outline`] reads the events of one YAML document into a tree of nodes with their lines and
 //! refuses what data does not need (aliases, tags, duplicate keys); [`read`] lays the tree into the types of [`raw`],
-//! which hold a document as it was written; [`manifest`] and [`site`] turn those into the valid types. Each step goes on
+//! which hold a document as it was written; [`manifest`], [`site`] and [`dealers`] turn those into the valid types. Each step goes on
 //! after a mistake as long as the rest still makes sense, so that a dealer sees all of them at once.
 //!
 //! There is one YAML parser on that way, so nothing can be read in two ways.
 
 use std::collections::BTreeSet;
 
+use crate::dealers::{Dealer, Dealers, Limits as SiteLimits};
 use crate::hq::{Channels, KeyList};
 use crate::ids::ReleaseId;
 use crate::manifest::Manifest;
@@ -17,8 +18,12 @@ use crate::site::{ReleaseChoice, Site};
 
 /// What a site and a manifest say about each other.
 mod cross;
+/// Raw dealers, and from there to valid ones.
+mod dealers;
 /// HQ's key lists and channels.
 mod hq;
+/// What a site asks for and what HQ allows.
+mod limits;
 /// Raw release to valid release.
 mod manifest;
 /// The tree of nodes and their lines.
@@ -54,6 +59,9 @@ const KEY_LIST_LIMITS: Limits = Limits { bytes: 16 << 10, depth: 4 };
 /// A thousand revoked releases are about 60 kB.
 const CHANNELS_LIMITS: Limits = Limits { bytes: 128 << 10, depth: 4 };
 
+/// A thousand dealers with five Ed25519 keys each are about 600 kB.
+const DEALERS_LIMITS: Limits = Limits { bytes: 1 << 20, depth: 16 };
+
 /// A valid document and where in its file everything stands.
 #[derive(Debug, Clone)]
 pub struct Document<T> {
@@ -84,6 +92,22 @@ pub fn key_list(file: &str, bytes: &[u8]) -> Result<Document<KeyList>, Vec<Refus
 /// Reads `channels.yaml`.
 pub fn channels(file: &str, bytes: &[u8]) -> Result<Document<Channels>, Vec<Refusal>> {
     document(file, bytes, CHANNELS_LIMITS, hq::channels)
+}
+
+/// Reads HQ's list of dealers. `file` is its path in the fleet repository, `dealers.yaml`.
+pub fn dealers(file: &str, bytes: &[u8]) -> Result<Document<Dealers>, Vec<Refusal>> {
+    document(file, bytes, DEALERS_LIMITS, dealers::validate)
+}
+
+/// The dealer that the site names, if HQ lets it look after this site.
+pub fn dealer_of<'d>(site: &Document<Site>, dealers: &'d Dealers) -> Result<&'d Dealer, Box<Refusal>> {
+    limits::dealer_of(&site.outline, &site.value, dealers)
+}
+
+/// Every limit of HQ that the site exceeds, with the field that does and the limit. Empty when all is well. What an
+/// instance does not say itself is what its template gives; where that is not known either, a limit counts as exceeded.
+pub fn within(site: &Document<Site>, manifest: &Manifest, limits: &SiteLimits) -> Vec<Refusal> {
+    limits::check(&site.outline, &site.value, manifest, limits)
 }
 
 /// What only both together can tell: unknown templates and inputs, missing inputs and services, values of the wrong
@@ -129,6 +153,11 @@ pub fn key_list_schema() -> serde_json::Value {
 /// JSON Schema (2020-12) of `channels.yaml`.
 pub fn channels_schema() -> serde_json::Value {
     schemars::schema_for!(raw::Channels).to_value()
+}
+
+/// JSON Schema (2020-12) of the list of dealers.
+pub fn dealers_schema() -> serde_json::Value {
+    schemars::schema_for!(dealers::RawDealers).to_value()
 }
 
 /// The whole way of one document.

@@ -26,9 +26,9 @@ const MQTT_PORT: u16 = 1883;
 /// memory or 128 TiB of disk for one appliance is a mistake in the unit.
 pub(super) struct Bounds {
     /// Smallest and largest number.
-    range: std::ops::RangeInclusive<i64>,
+    pub(super) range: std::ops::RangeInclusive<i64>,
     /// In words, with the unit.
-    what: &'static str,
+    pub(super) what: &'static str,
 }
 
 /// Cores.
