@@ -9,7 +9,7 @@ use contract::secret::Secret;
 use serde::Deserialize;
 
 use crate::proxmox::{self, ServerTrust};
-use crate::trust::{KeySet, KeySetError};
+use crate::trust::{CommitRule, KeySet, KeySetError};
 
 /// Where `ctrlable` looks when it is not told.
 pub const DEFAULT_PATH: &str = "/etc/ctrlable/orchestrator.toml";
@@ -27,6 +27,8 @@ pub struct Config {
     pub keys: Vec<String>,
     /// How many different ones of them must have signed what HQ publishes.
     pub threshold: u32,
+    /// Which commits that change the site must be signed by its dealer.
+    pub commits: CommitRule,
     /// The hypervisor.
     pub proxmox: proxmox::Settings,
     /// The listener for guests.
@@ -177,6 +179,8 @@ mod raw {
         pub(super) keys: Vec<String>,
         #[serde(default = "threshold")]
         pub(super) threshold: u32,
+        #[serde(default)]
+        pub(super) commits: CommitRule,
     }
 
     /// One person, as long as HQ says nothing else.
@@ -331,6 +335,7 @@ impl Config {
             },
             keys: raw.trust.keys,
             threshold: raw.trust.threshold,
+            commits: raw.trust.commits,
             proxmox: proxmox::Settings::new(
                 raw.proxmox.url.parse().map_err(|error| value("proxmox.url", format!("{error}")))?,
                 secret(&at(raw.proxmox.token_file), "proxmox.token_file")?,

@@ -17,7 +17,7 @@ use crate::secrets::{Identities, Secrets};
 use crate::source::{Repository, Settings, SourceError, SshAccess};
 use crate::store::{Event, EventKind, RevisionRecord, Store, StoreError, Verdict};
 use crate::trust::{
-    self, CheckedSite, Floor, Freshness, HistoryRule, Hq, KeySetError, Memory, TrustError, VerifiedRelease,
+    self, CheckedSite, CommitRule, Floor, Freshness, HistoryRule, Hq, KeySetError, Memory, TrustError, VerifiedRelease,
     VerifiedSite,
 };
 use crate::wiring;
@@ -28,6 +28,7 @@ pub struct Follower {
     settings: Settings,
     directory: PathBuf,
     site: contract::ids::SiteName,
+    commits: CommitRule,
     keeper: Arc<Keeper>,
     store: Store,
     current: RwLock<Option<Arc<VerifiedSite>>>,
@@ -59,6 +60,7 @@ impl Follower {
             settings: settings(config),
             directory: config.state.join("fleet.git"),
             site: config.site.clone(),
+            commits: config.commits,
             keeper: Arc::new(Keeper::new(store.clone(), config.trusted()?)),
             store,
             current: RwLock::default(),
@@ -113,8 +115,8 @@ impl Follower {
     /// network.
     pub fn restore(&self) -> Result<Option<Arc<VerifiedSite>>, StoreError> {
         // What was accepted once is judged as it stood then: neither a key nor a release that HQ took back since, nor a
-        // document that is out of date by now, takes away what runs.
-        let then = Memory { accepted: None, floor: Floor::default(), ..self.memory()? };
+        // document that is out of date by now, takes away what runs. It is accepted already, so nothing in it is new.
+        let then = Memory { floor: Floor::default(), ..self.memory()? };
         if let Some(revision) = self.keeper.known()?.and_then(|known| known.revision) {
             match self.open().and_then(|repository| self.hq_of(&repository, &revision, &then.floor)) {
                 Ok(hq) => self.set_hq(hq),
@@ -166,10 +168,9 @@ impl Follower {
             Some(revision) => HistoryRule::AcceptRewrite(&repository, revision),
             None => HistoryRule::FastForward(&repository),
         };
-        let site = repository
-            .at(revision)
-            .map_err(TrustError::from)
-            .and_then(|snapshot| trust::verify(&snapshot, rule, &self.site, &hq, memory, Timestamp::now()));
+        let site = repository.at(revision).map_err(TrustError::from).and_then(|snapshot| {
+            trust::verify(&snapshot, rule, self.commits, &self.site, &hq, memory, Timestamp::now())
+        });
         (Some(hq), site)
     }
 

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 mod attack;
+mod signed_commit;
 mod source_remote;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};

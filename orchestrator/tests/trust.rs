@@ -8,7 +8,7 @@ mod trust_fleet;
 use std::fs;
 
 use orchestrator::source::{Checkout, Limits, Repository, Settings};
-use orchestrator::trust::{HistoryRule, KeySet, Memory, check, verify, verify_hq, verify_release};
+use orchestrator::trust::{CommitRule, HistoryRule, KeySet, Memory, check, verify, verify_hq, verify_release};
 use sha2::{Digest, Sha256};
 use source_remote::Remote;
 use trust_fleet::{Fleet, MANIFEST, SITE, SITE_FILE, make_key, site};
@@ -478,7 +478,7 @@ fn repository_with_a_closer_limit() {
         let rule = HistoryRule::FastForward(repository);
         let snapshot = repository.at(&head).unwrap();
         let hq = verify_hq(&snapshot, &fleet.keys, &memory.floor)?;
-        verify(&snapshot, rule, &site("acme-hq"), &hq, &memory, jiff::Timestamp::now()).map(drop)
+        verify(&snapshot, rule, CommitRule::Off, &site("acme-hq"), &hq, &memory, jiff::Timestamp::now()).map(drop)
     };
     assert_eq!(judge(&repository).unwrap_err().reason(), "too-large");
     judge(&fleet.repository).unwrap();

@@ -56,8 +56,8 @@ pub struct Signable {
     content: Vec<u8>,
 }
 
-/// Reads a document that HQ signs: a manifest called after the release in it, `keys/<n>.yaml` or `channels.yaml`. It must
-/// be well-formed.
+/// Reads a document that HQ signs: a manifest called after the release in it, `keys/<n>.yaml`, `channels.yaml` or
+/// `dealers.yaml`. It must be well-formed.
 pub fn signable(file: &Path) -> Result<Signable, ReleaseError> {
     let content = read(file, DOCUMENT_LIMIT)?;
     let path = in_repository(file).ok_or_else(|| ReleaseError::FileName { path: file.to_owned() })?;
@@ -66,7 +66,7 @@ pub fn signable(file: &Path) -> Result<Signable, ReleaseError> {
         Kind::Release => document::manifest(&path, &content).map(|found| Subject::Release(found.value.release)),
         Kind::Keys => document::key_list(&path, &content).map(|found| numbered(Kind::Keys, found.value.keys)),
         Kind::Channels => document::channels(&path, &content).map(|found| numbered(Kind::Channels, found.value.serial)),
-        Kind::Dealers => return Err(ReleaseError::FileName { path: file.to_owned() }),
+        Kind::Dealers => document::dealers(&path, &content).map(|found| numbered(Kind::Dealers, found.value.serial)),
     };
     let subject = subject.map_err(|refusals| as_given(refusals, file))?;
     Ok(Signable { subject, content })

@@ -7,6 +7,8 @@
 mod checkout;
 /// Why fetching or reading did not work.
 mod error;
+/// Which commits changed a directory.
+mod history;
 /// Host keys that a person has accepted.
 mod known_hosts;
 /// Where a repository may be fetched from.
@@ -18,6 +20,7 @@ mod snapshot;
 
 pub use checkout::Checkout;
 pub use error::{ShownKey, SourceError};
+pub use history::{Change, Which};
 pub use known_hosts::{KnownHosts, Verdict};
 pub use remote::Remote;
 pub use repository::{Fetched, Limits, Repository, Settings, SshAccess};

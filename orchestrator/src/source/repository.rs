@@ -13,9 +13,10 @@ use git2::{
     RemoteCallbacks, RemoteRedirect, RepositoryInitOptions,
 };
 
+use super::history::{Change, History, Which};
 use super::known_hosts::{KnownHosts, Verdict, fingerprint, kind_of, listed_name};
 use super::remote::Transport;
-use super::{Remote, ShownKey, Snapshot, SourceError};
+use super::{Remote, ShownKey, Snapshot, SourceError, parts};
 
 /// Where the branch's head is kept. Not below refs/heads or refs/remotes: nobody checks it out.
 const HEAD_REF: &str = "refs/ctrlable/fetched";
@@ -226,6 +227,20 @@ impl Repository {
         Ok(Snapshot::new(&self.git, &self.directory, revision.clone(), tree, self.settings.limits.blob_bytes))
     }
 
+    /// The commits that changed a directory, as git sees it, among those that `head` has and `after` does not: the oldest
+    /// first. All of its history where `after` is none.
+    pub fn changes(
+        &self,
+        directory: &str,
+        after: Option<&Revision>,
+        head: &Revision,
+        which: Which,
+    ) -> Result<Vec<Change>, SourceError> {
+        let after = after.map(|after| self.commit(after)).transpose()?.map(|commit| commit.id());
+        let head = self.commit(head)?.id();
+        History::new(&self.git, &self.directory, &parts(directory)?).changes(after, head, which)
+    }
+
     fn commit(&self, revision: &Revision) -> Result<git2::Commit<'_>, SourceError> {
         let unknown = || SourceError::RevisionUnknown { revision: revision.clone() };
         let oid = Oid::from_str(revision.as_str()).map_err(|_| unknown())?;
@@ -432,7 +447,7 @@ fn check_key(path: &Path) -> Result<(), SourceError> {
     }
 }
 
-fn store_error(directory: &Path, cause: &git2::Error) -> SourceError {
+pub(super) fn store_error(directory: &Path, cause: &git2::Error) -> SourceError {
     SourceError::Store { path: directory.to_owned(), cause: cause.message().to_owned() }
 }
 

@@ -6,12 +6,12 @@ use git2::{ErrorCode, ObjectType, Oid};
 use super::{SourceError, Tree, parts};
 
 /// File modes of git's tree entries: S_IFMT bits as git itself writes them.
-mod mode {
-    pub(super) const TYPE: i32 = 0o170_000;
-    pub(super) const DIRECTORY: i32 = 0o040_000;
-    pub(super) const FILE: i32 = 0o100_000;
-    pub(super) const LINK: i32 = 0o120_000;
-    pub(super) const SUBMODULE: i32 = 0o160_000;
+pub(super) mod mode {
+    pub(in crate::source) const TYPE: i32 = 0o170_000;
+    pub(in crate::source) const DIRECTORY: i32 = 0o040_000;
+    pub(in crate::source) const FILE: i32 = 0o100_000;
+    pub(in crate::source) const LINK: i32 = 0o120_000;
+    pub(in crate::source) const SUBMODULE: i32 = 0o160_000;
 }
 
 /// The files of one revision. Nothing is written anywhere to read them.

@@ -1,4 +1,4 @@
-use contract::ids::{ReleaseId, Revision, Sha256Digest, SiteName};
+use contract::ids::{DealerName, ReleaseId, Revision, Sha256Digest, SiteName};
 use contract::refusal::Refusal;
 use jiff::Timestamp;
 
@@ -154,6 +154,53 @@ pub enum TrustError {
         /// What is there.
         now: Sha256Digest,
     },
+    /// There is no list of dealers, and commits must be signed.
+    #[error("there is no dealers.yaml, so nobody can sign commits")]
+    DealersMissing,
+    /// A commit that changed the site carries no signature.
+    #[error("commit {commit} changed sites/{site} and is not signed")]
+    CommitUnsigned {
+        /// Which.
+        commit: Revision,
+        /// The site.
+        site: SiteName,
+    },
+    /// Its signature is malformed or forged.
+    #[error("the signature of commit {commit} does not hold: {cause}")]
+    CommitSignatureWrong {
+        /// Which.
+        commit: Revision,
+        /// Why.
+        cause: String,
+    },
+    /// Its signature was made for something else.
+    #[error("the signature of commit {commit} was made for `{namespace}`, not for git")]
+    CommitNamespaceWrong {
+        /// Which.
+        commit: Revision,
+        /// What for.
+        namespace: String,
+    },
+    /// It was signed by nobody that HQ knows.
+    #[error("commit {commit} is signed with the key {key}, which no dealer has in dealers.yaml")]
+    CommitKeyUnknown {
+        /// Which.
+        commit: Revision,
+        /// Fingerprint of the key.
+        key: String,
+    },
+    /// It was signed by another dealer.
+    #[error("commit {commit} changed sites/{site} and is signed by `{owner}`, but the site's dealer is `{dealer}`")]
+    CommitOfAnotherDealer {
+        /// Which.
+        commit: Revision,
+        /// The site.
+        site: SiteName,
+        /// Whose key it is.
+        owner: DealerName,
+        /// Whose it should be.
+        dealer: DealerName,
+    },
     /// Site or manifest are not well-formed, or do not fit together. At least one.
     #[error("{}", in_lines(.0))]
     Documents(Vec<Refusal>),
@@ -181,6 +228,12 @@ impl TrustError {
             Self::ChannelsExpired { .. } => "channels-expired",
             Self::ReleaseRevoked { .. } => "release-revoked",
             Self::ReleaseChanged { .. } => "release-changed",
+            Self::DealersMissing => "dealers-missing",
+            Self::CommitUnsigned { .. } => "commit-unsigned",
+            Self::CommitSignatureWrong { .. } => "commit-signature-wrong",
+            Self::CommitNamespaceWrong { .. } => "commit-namespace-wrong",
+            Self::CommitKeyUnknown { .. } => "commit-key-unknown",
+            Self::CommitOfAnotherDealer { .. } => "dealer-not-allowed",
             Self::Documents(refusals) => refusals.first().map_or("documents", |refusal| refusal.reason.label()),
         }
     }
@@ -221,6 +274,20 @@ impl TrustError {
             Self::ReleaseRevoked { .. } => "name another release; HQ says in channels.yaml which to take".to_owned(),
             Self::ReleaseChanged { release, .. } => {
                 format!("HQ: restore {release} as it was, and publish the change under a new id such as {release}.1")
+            }
+            Self::DealersMissing => {
+                "HQ: publish and sign dealers.yaml; or take `trust.commits` out of orchestrator.toml".to_owned()
+            }
+            Self::CommitUnsigned { commit, .. }
+            | Self::CommitSignatureWrong { commit, .. }
+            | Self::CommitNamespaceWrong { commit, .. } => format!(
+                "find out who made {commit}; if it is right, its dealer makes it again with git commit -S and                  gpg.format = ssh, on top of what was accepted"
+            ),
+            Self::CommitKeyUnknown { commit, .. } => {
+                format!("find out who made {commit}; if it is right, HQ adds the key to dealers.yaml")
+            }
+            Self::CommitOfAnotherDealer { commit, dealer, .. } => {
+                format!("find out who made {commit}; if it is right, `{dealer}` makes it again and signs it")
             }
             Self::Documents(_) => "correct what is named above, and merge again".to_owned(),
         }

@@ -12,14 +12,11 @@ use serde::{Deserialize, Serialize};
 
 use super::TrustError;
 use super::comment::{Kind, SignedComment, Subject};
-use super::hq::{CHANNELS, CLOCK_TOLERANCE, walk};
+use super::hq::{CHANNELS, CLOCK_TOLERANCE, DEALERS, walk};
 use super::keys::KeySet;
 use super::signature::SIGNATURE_FILE_LIMIT;
 use super::signed::{Expected, files_of, fits};
 use crate::source::{SourceError, Tree};
-
-/// Path of the dealers.
-const DEALERS: &str = "dealers.yaml";
 
 /// A document that was accepted.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

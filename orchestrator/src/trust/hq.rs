@@ -1,5 +1,6 @@
 use std::collections::BTreeMap;
 
+use contract::dealers::Dealers;
 use contract::document::{self, Document};
 use contract::hq::{Channels, KeyList, Numbered};
 use contract::ids::ReleaseId;
@@ -24,12 +25,15 @@ pub const CLOCK_TOLERANCE: SignedDuration = SignedDuration::from_mins(5);
 
 /// Path of the channels.
 pub(super) const CHANNELS: &str = "channels.yaml";
+/// Path of the dealers.
+pub(super) const DEALERS: &str = "dealers.yaml";
 
 /// What HQ says in one revision, apart from releases: verified, and not older than what was seen before.
 #[derive(Debug, Clone)]
 pub struct Hq {
     chain: Chain,
     channels: Option<Believed<Channels>>,
+    dealers: Option<Believed<Dealers>>,
     floor: Floor,
     /// The files that prove the floor.
     evidence: BTreeMap<String, Vec<u8>>,
@@ -72,6 +76,7 @@ pub fn verify_hq(tree: &dyn Tree, configured: &KeySet, before: &Floor) -> Result
     let chain = walk(tree, configured, &before.keys)?;
     let of = format!("list {}", chain.newest.number);
     let channels = numbered(tree, CHANNELS, Kind::Channels, &chain.keys, &of, document::channels, &before.channels)?;
+    let dealers = numbered(tree, DEALERS, Kind::Dealers, &chain.keys, &of, document::dealers, &before.dealers)?;
     let mut floor = before.clone();
     floor.keys = chain.newest.clone();
     floor.vouch(chain.time);
@@ -82,13 +87,18 @@ pub fn verify_hq(tree: &dyn Tree, configured: &KeySet, before: &Floor) -> Result
         // As many as are needed: the floor has to be small.
         files.extend(channels.signatures.files.iter().take(chain.keys.threshold()).cloned());
     }
+    if let Some(dealers) = &dealers {
+        floor.dealers = dealers.seen.clone();
+        floor.vouch(Some(dealers.time));
+        files.extend(dealers.signatures.files.iter().take(chain.keys.threshold()).cloned());
+    }
     let mut evidence = BTreeMap::new();
     for file in files {
         if let Some(content) = tree.read(&file, DOCUMENT_LIMIT)? {
             evidence.insert(file, content);
         }
     }
-    Ok(Hq { chain, channels, floor, evidence })
+    Ok(Hq { chain, channels, dealers, floor, evidence })
 }
 
 /// Walks the lists of keys: each is signed by the threshold of the one before and by its own.
@@ -212,6 +222,11 @@ impl Hq {
     /// Channels and revocations, if HQ publishes them.
     pub fn channels(&self) -> Option<&Channels> {
         self.channels.as_ref().map(|believed| &believed.value)
+    }
+
+    /// Dealers and limits, if HQ publishes them.
+    pub fn dealers(&self) -> Option<&Dealers> {
+        self.dealers.as_ref().map(|believed| &believed.value)
     }
 
     /// What nothing may go back behind any more.

@@ -1,6 +1,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Deref;
 
+use contract::dealers::Dealers;
 use contract::document::{self, Document};
 use contract::ids::{ReleaseId, Revision, Sha256Digest, SiteName};
 use contract::manifest::Manifest;
@@ -11,8 +12,9 @@ use sha2::{Digest, Sha256};
 
 use super::TrustError;
 use super::comment::Subject;
+use super::commits::{self, Candidate, CommitRule};
 use super::floor::Floor;
-use super::hq::{CHANNELS, Freshness, Hq};
+use super::hq::{CHANNELS, DEALERS, Freshness, Hq};
 use super::signed::{Expected, Signatures, believe};
 use crate::secrets::Sealed;
 use crate::source::{Repository, Snapshot, Tree};
@@ -179,11 +181,13 @@ impl Deref for VerifiedSite {
 }
 
 /// Believes a revision, or says why not: it continues what was accepted, HQ has signed the release as what it is and has
-/// not revoked it, the release is what it was before, and site and release are well-formed and fit together. When HQ's
-/// word is out of date, only the release in force goes on.
+/// not revoked it, the release is what it was before, site and release are well-formed and fit together, the site keeps
+/// within HQ's limits, and the commits that changed it are signed as demanded. When HQ's word is out of date, only the
+/// release in force goes on.
 pub fn verify(
     snapshot: &Snapshot<'_>,
     rule: HistoryRule<'_>,
+    commits: CommitRule,
     site: &SiteName,
     hq: &Hq,
     memory: &Memory,
@@ -201,7 +205,19 @@ pub fn verify(
         Freshness::ExpiredAt(_) | Freshness::Current => {}
     }
     let VerifiedRelease { release, signatures } = verify_release(snapshot, &id, hq, memory)?;
-    let checked = fit_together(snapshot, document, release)?;
+    let checked = fit_together(snapshot, document, release, hq.dealers())?;
+    // What was accepted already is not asked for signatures again, also when more is demanded from now on.
+    if commits != CommitRule::Off && memory.accepted.as_ref() != Some(snapshot.id()) {
+        let candidate = Candidate {
+            repository: rule.repository(),
+            revision: snapshot.id(),
+            // An operator's word stands for what was before, as at the first contact.
+            after: memory.accepted.as_ref().filter(|_| !rule.names(snapshot.id())),
+            site,
+            dealer: &checked.site().dealer,
+        };
+        commits::verify(commits, &candidate, hq.dealers().ok_or(TrustError::DealersMissing)?)?;
+    }
     Ok(VerifiedSite { checked, revision: snapshot.id().clone(), signatures, freshness })
 }
 
@@ -242,16 +258,29 @@ pub fn check(tree: &dyn Tree, site: &SiteName) -> Result<CheckedSite, TrustError
     let id = release_of(tree, &document, &channels)?;
     let (file, content) = read_release(tree, &id)?;
     let release = CheckedRelease::parse(&file, &content)?;
-    fit_together(tree, document, release)
+    let dealers = match tree.read(DEALERS, DOCUMENT_LIMIT)? {
+        Some(content) => Some(document::dealers(DEALERS, &content).map_err(TrustError::Documents)?.value),
+        None => None,
+    };
+    fit_together(tree, document, release, dealers.as_ref())
+}
+
+impl HistoryRule<'_> {
+    fn repository(&self) -> &Repository {
+        match self {
+            Self::FastForward(repository) | Self::AcceptRewrite(repository, _) => repository,
+        }
+    }
+
+    /// Whether an operator has named this revision.
+    fn names(&self, candidate: &Revision) -> bool {
+        matches!(self, Self::AcceptRewrite(_, named) if *named == candidate)
+    }
 }
 
 fn continues(candidate: &Revision, rule: HistoryRule<'_>, memory: &Memory) -> Result<(), TrustError> {
     let Some(accepted) = &memory.accepted else { return Ok(()) };
-    let repository = match rule {
-        HistoryRule::AcceptRewrite(_, named) if named == candidate => return Ok(()),
-        HistoryRule::FastForward(repository) | HistoryRule::AcceptRewrite(repository, _) => repository,
-    };
-    if repository.is_descendant(accepted, candidate)? {
+    if rule.names(candidate) || rule.repository().is_descendant(accepted, candidate)? {
         Ok(())
     } else {
         Err(TrustError::HistoryRewritten { accepted: accepted.clone(), candidate: candidate.clone() })
@@ -305,8 +334,18 @@ impl CheckedRelease {
     }
 }
 
-fn fit_together(tree: &dyn Tree, document: Document<Site>, release: CheckedRelease) -> Result<CheckedSite, TrustError> {
-    let refusals = document::against(&document, release.manifest());
+fn fit_together(
+    tree: &dyn Tree,
+    document: Document<Site>,
+    release: CheckedRelease,
+    dealers: Option<&Dealers>,
+) -> Result<CheckedSite, TrustError> {
+    let mut refusals = document::against(&document, release.manifest());
+    if let Some(dealers) = dealers {
+        refusals.extend(document::dealer_of(&document, dealers).err().map(|refusal| *refusal));
+        let limits = dealers.limits_of(&document.value.dealer);
+        refusals.extend(document::within(&document, release.manifest(), &limits));
+    }
     if !refusals.is_empty() {
         return Err(TrustError::Documents(refusals));
     }

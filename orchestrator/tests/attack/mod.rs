@@ -12,10 +12,11 @@ use jiff::{SignedDuration, Timestamp};
 use orchestrator::release::{KeyProtection, SigningKey, keygen, sign};
 use orchestrator::source::Repository;
 use orchestrator::trust::{
-    Floor, HistoryRule, KeySet, Memory, TrustError, VerifiedSite, prove, to_text, verify, verify_hq,
+    CommitRule, Floor, HistoryRule, KeySet, Memory, TrustError, VerifiedSite, prove, to_text, verify, verify_hq,
 };
 use serde::Deserialize;
 
+use crate::signed_commit::{apart, signature, with_header, write_commit};
 use crate::source_remote::Remote;
 
 /// The manifest of a release, but for its id.
@@ -58,6 +59,9 @@ pub struct Attack {
     /// Threshold in the configuration.
     #[serde(default = "one")]
     pub threshold: u32,
+    /// Which commits must be signed, as in the configuration.
+    #[serde(default)]
+    pub commits: CommitRule,
     /// What happened before.
     pub story: Vec<Step>,
     /// What the attacker does then; published and refused.
@@ -107,6 +111,8 @@ pub enum Step {
     Keys { number: u32, threshold: u32, list: Vec<String>, by: Vec<String> },
     /// Writes and signs the channels.
     Channels(Channels),
+    /// Writes and signs the dealers: acme with the site acme-hq, and beta.
+    Dealers(Dealers),
     /// Writes the site: the line that names its release, such as `channel: stable`.
     Site(String),
     /// Commits what was changed.
@@ -117,6 +123,12 @@ pub enum Step {
     Switch(String),
     /// Merges a branch into this one.
     Merge(String),
+    /// The same, but leaves the commit to be made, so that something else can be put into it.
+    BeginMerge(String),
+    /// Puts a signature into the last commit, made with this SSH key for this namespace.
+    SignCommit { ssh: String, namespace: String },
+    /// Puts the signature of another commit into the last one.
+    PasteSignature { of: String },
     /// Goes back some commits, as somebody who pushes with force.
     Rewind(u32),
     /// Publishes, and the site must accept it.
@@ -143,6 +155,28 @@ pub struct Channels {
     revoked: BTreeMap<String, String>,
     #[serde(default = "hq")]
     by: Vec<String>,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Dealers {
+    serial: u32,
+    /// SSH keys of acme, by name.
+    #[serde(default = "acme")]
+    keys: Vec<String>,
+    /// Limits for all, as in the file.
+    #[serde(default = "no_limits")]
+    limits: String,
+    #[serde(default = "hq")]
+    by: Vec<String>,
+}
+
+fn acme() -> Vec<String> {
+    vec!["acme".into()]
+}
+
+fn no_limits() -> String {
+    "{}".into()
 }
 
 fn soon() -> String {
@@ -182,6 +216,7 @@ pub struct World {
     repository: Repository,
     configured: KeySet,
     memory: Memory,
+    commits: CommitRule,
     evidence: String,
     ahead: SignedDuration,
 }
@@ -194,7 +229,7 @@ impl World {
         let public: Vec<String> = attack.trust.iter().map(|name| public_key(&remote, name)).collect();
         let configured = KeySet::parse(&public).unwrap().with_threshold(attack.threshold).unwrap();
         let (memory, evidence, ahead) = (Memory::default(), String::new(), SignedDuration::ZERO);
-        let mut world = Self { remote, repository, configured, memory, evidence, ahead };
+        let mut world = Self { remote, repository, configured, memory, commits: attack.commits, evidence, ahead };
         world.play(&Step::Release { id: "2026.06".into(), by: attack.trust.clone() });
         world.play(&Step::Site("release: \"2026.06\"".into()));
         world
@@ -252,6 +287,16 @@ impl World {
                 self.write("channels.yaml", &text);
                 self.sign_anew("channels.yaml", by);
             }
+            Step::Dealers(Dealers { serial, keys, limits, by }) => {
+                let keys: Vec<String> = keys.iter().map(|name| format!("$ssh({name})")).collect();
+                let text = format!(
+                    "serial: {serial}\nissued: $time(-1h)\nlimits: {limits}\ndealers:\n  acme: {{ sites: [acme-hq], \
+                     keys: [{}] }}\n  beta: {{ sites: [\"beta-*\"], keys: [$ssh(beta)] }}\n",
+                    keys.join(", ")
+                );
+                self.write("dealers.yaml", &text);
+                self.sign_anew("dealers.yaml", by);
+            }
             Step::Site(line) => {
                 self.write("sites/acme-hq/site.yaml", &format!("{line}\n{SITE}"));
             }
@@ -259,6 +304,19 @@ impl World {
             Step::Branch(name) => drop(self.remote.git(&["checkout", "--quiet", "-b", name])),
             Step::Switch(name) => drop(self.remote.git(&["checkout", "--quiet", name])),
             Step::Merge(name) => drop(self.remote.git(&["merge", "--quiet", "--no-ff", "--no-edit", name])),
+            Step::BeginMerge(name) => {
+                self.remote.git(&["merge", "--quiet", "--no-ff", "--no-commit", name]);
+            }
+            Step::SignCommit { ssh, namespace } => {
+                let content = self.remote.git(&["cat-file", "commit", "HEAD"]) + "\n";
+                let header = signature(&self.ssh_key(ssh), namespace, &content);
+                write_commit(&self.remote, &with_header(&content, &header));
+            }
+            Step::PasteSignature { of } => {
+                let (_, header) = apart(&self.remote.git(&["cat-file", "commit", of]));
+                let content = self.remote.git(&["cat-file", "commit", "HEAD"]) + "\n";
+                write_commit(&self.remote, &with_header(&content, &header));
+            }
             Step::Rewind(count) => {
                 self.remote.git(&["reset", "--quiet", "--hard", &format!("HEAD~{count}")]);
             }
@@ -292,7 +350,7 @@ impl World {
         self.evidence = to_text(hq.evidence()).unwrap();
         let rule = HistoryRule::FastForward(&self.repository);
         let now = Timestamp::now() + self.ahead;
-        let site = verify(&snapshot, rule, &"acme-hq".parse().unwrap(), &hq, &self.memory, now)?;
+        let site = verify(&snapshot, rule, self.commits, &"acme-hq".parse().unwrap(), &hq, &self.memory, now)?;
         site.remember(&mut self.memory);
         Ok(site)
     }
@@ -303,6 +361,10 @@ impl World {
 
     fn write(&self, path: &str, text: &str) -> &Remote {
         let text = fill(text, "$key(", |name| public_key(&self.remote, name));
+        let text = fill(&text, "$ssh(", |name| {
+            let file = self.ssh_key(name).with_extension("ssh.pub");
+            fs::read_to_string(file).unwrap().trim().to_owned()
+        });
         let text = fill(&text, "$time(", |offset| {
             let time = Timestamp::now() + duration(offset);
             Timestamp::from_second(time.as_second()).unwrap().to_string()

@@ -7,7 +7,7 @@ use contract::ids::{Revision, SiteName};
 use jiff::Timestamp;
 use orchestrator::release::{KeyProtection, SigningKey, keygen, sign};
 use orchestrator::source::Repository;
-use orchestrator::trust::{HistoryRule, KeySet, Memory, TrustError, VerifiedSite, verify, verify_hq};
+use orchestrator::trust::{CommitRule, HistoryRule, KeySet, Memory, TrustError, VerifiedSite, verify, verify_hq};
 
 use crate::source_remote::Remote;
 
@@ -48,6 +48,7 @@ pub struct Fleet {
     pub repository: Repository,
     pub keys: KeySet,
     pub memory: Memory,
+    pub commits: CommitRule,
 }
 
 impl Fleet {
@@ -56,7 +57,7 @@ impl Fleet {
         let remote = Remote::new();
         let keys = KeySet::parse(&[make_key(&remote, "hq")]).unwrap();
         let repository = remote.open();
-        let fleet = Self { remote, repository, keys, memory: Memory::default() };
+        let fleet = Self { remote, repository, keys, memory: Memory::default(), commits: CommitRule::Off };
         fleet.remote.write("releases/2026.06.yaml", MANIFEST).write(SITE_FILE, SITE);
         fleet.sign("2026.06", "hq");
         fleet.remote.commit("release 2026.06 and site acme-hq");
@@ -73,11 +74,16 @@ impl Fleet {
 
     /// Signs a release of the clone with HQ's key, but with this trusted comment, as `minisign -S -t` does.
     pub fn sign_saying(&self, id: &str, comment: &str) {
+        self.sign_file(&format!("releases/{id}.yaml"), comment);
+    }
+
+    /// Signs any file of the clone with HQ's key and this trusted comment.
+    pub fn sign_file(&self, path: &str, comment: &str) {
         let text = std::fs::read_to_string(self.remote.path().join("hq/hq.key")).unwrap();
         let secret = minisign::SecretKeyBox::from(text).into_unencrypted_secret_key().unwrap();
-        let content = std::fs::read(self.file(&format!("releases/{id}.yaml"))).unwrap();
+        let content = std::fs::read(self.file(path)).unwrap();
         let signed = minisign::sign(None, &secret, content.as_slice(), Some(comment), None).unwrap();
-        self.remote.write(&format!("releases/{id}.yaml.minisig"), signed.to_bytes());
+        self.remote.write(&format!("{path}.minisig"), signed.to_bytes());
     }
 
     /// A file of the clone.
@@ -114,7 +120,7 @@ impl Fleet {
         };
         let snapshot = self.repository.at(&head).unwrap();
         let hq = verify_hq(&snapshot, &self.keys, &self.memory.floor)?;
-        verify(&snapshot, rule, &site("acme-hq"), &hq, &self.memory, Timestamp::now())
+        verify(&snapshot, rule, self.commits, &site("acme-hq"), &hq, &self.memory, Timestamp::now())
     }
 
     /// Publishes what must be refused for this reason, and returns what is said about it.
