@@ -227,6 +227,38 @@ fn merge_that_hides_a_change() {
 }
 
 /// ```text
+///   A'──B'─────M     M puts the lines of B and C together and has one more, or decides where they contradict each other
+///    ╲──C'────╱
+/// ```
+#[test]
+fn merge_of_lines_that_neither_side_has() {
+    let mut dealing = Dealing::accepted();
+    dealing.git(&["switch", "--quiet", "--create", "change"]);
+    dealing.storage("local-zfs").commit(Some("acme"));
+    dealing.git(&["switch", "--quiet", "main"]);
+    let b = dealing.wish(20).commit(Some("acme"));
+    dealing.git(&["merge", "--quiet", "--no-ff", "--no-commit", "change"]);
+    dealing.fleet.change(SITE_FILE, "vlan: 20", "vlan: 66");
+    let m = dealing.commit(None);
+    assert!(dealing.refused("commit-unsigned").contains(&m));
+    // The same line on both sides is a person's decision.
+    dealing.back_to(&b);
+    dealing.git(&["branch", "--force", "change", "HEAD~1"]);
+    dealing.git(&["switch", "--quiet", "change"]);
+    dealing.wish(30).commit(Some("acme"));
+    dealing.git(&["switch", "--quiet", "main"]);
+    for (key, held) in [(None, false), (Some("acme"), true)] {
+        dealing.back_to(&b);
+        let m = dealing.merge(key, &["--strategy-option=theirs", "change"]);
+        if held {
+            dealing.held();
+        } else {
+            assert!(dealing.refused("commit-unsigned").contains(&m));
+        }
+    }
+}
+
+/// ```text
 ///   A'──B'──C'────M  M takes the site of x, which has it from A: B and C are gone
 ///    ╲──x────────╱
 /// ```
@@ -525,6 +557,9 @@ fn list_of_dealers_that_is_not_hqs() {
     dealing.commit(None);
     dealing.refused("dealers-missing");
     dealing.fleet.commits = CommitRule::Off;
+    dealing.held();
+    // What is in force stays in force over a restart, also when more is demanded from now on.
+    dealing.fleet.commits = CommitRule::Every;
     dealing.held();
 }
 

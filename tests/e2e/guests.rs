@@ -10,7 +10,7 @@ use hmac::{Hmac, Mac};
 use rcgen::{CertificateParams, Issuer, KeyPair};
 use serde_json::json;
 use sha2::Sha256;
-use tests::run::{await_for, run, run_expecting};
+use tests::run::{await_for, command, run, run_expecting};
 use tests::sim::{self, Conduct, Credentials, Refused};
 use tests::small::{INSTANCES, SETTLES, Small, hostname, site};
 use tests::world::{SITE, Tuning, World};
@@ -219,6 +219,73 @@ fn a_rewritten_history_is_refused_until_a_person_accepts_it() -> Result<()> {
     .with_context(|| small.world.orchestrator_log())?;
     small.await_settled(&with("porch"))?;
     println!("history-rewritten, and accepted by command");
+    Ok(())
+}
+
+/// ```text
+///   A───d───B          B is in nobody's name
+///        ╲──B'──C'     B' and C' are signed by the dealer, and C' asks for more than HQ allows
+/// ```
+#[test]
+fn only_what_the_dealer_signed_reaches_the_site() -> Result<()> {
+    let dir = tempfile::tempdir()?;
+    let tuning = Tuning { commits: Some("every"), ..Tuning::default() };
+    let mut small = Small::build_with(&dir.path().join("world"), 1, tuning, &INSTANCES)?;
+    let key = small.world.dir.join("dealer").display().to_string();
+    run(&mut command("ssh-keygen", ["-q", "-t", "ed25519", "-N", "", "-C", "dealer", "-f", &key]))?;
+    let dealers = format!(
+        "serial: 1\nissued: 2026-11-20T12:00:00Z\nlimits: {{ instances: 4 }}\ndealers:\n  acme:\n    sites: \
+         [{SITE}]\n    keys:\n      - {}",
+        fs::read_to_string(format!("{key}.pub"))?
+    );
+    fs::write(small.world.checkout().join("dealers.yaml"), &dealers)?;
+    let (file, hq) = (small.world.checkout().join("dealers.yaml"), small.world.dir.join("hq/hq.key"));
+    run(small.world.ctrlable(["release", "sign"]).arg(file).arg("--key").arg(hq))?;
+    let d = small.world.push("HQ publishes its dealers")?;
+    small.world.start_orchestrator()?;
+    // A itself, which made the site, is not signed.
+    let reason = small.world.await_verdict(&d)?;
+    ensure!(reason.as_deref() == Some("commit-unsigned"), "{reason:?}");
+    let sign = [("gpg.format", "ssh"), ("user.signingKey", key.as_str()), ("commit.gpgSign", "true")];
+    let signing = |on: bool| -> Result<()> {
+        for (name, value) in sign {
+            let value = if name == "commit.gpgSign" && !on { "false" } else { value };
+            small.world.git(&["config", name, value])?;
+        }
+        Ok(())
+    };
+    signing(true)?;
+    fs::write(small.world.site_file(), site(&INSTANCES) + "# ours\n")?;
+    let own = small.world.push("the dealer takes the site over")?;
+    let reason = small.world.await_verdict(&own)?;
+    ensure!(reason.is_none(), "{reason:?}");
+    small.await_settled(&INSTANCES)?;
+    small.world.node("DELETE", "/lab/log", None)?;
+
+    let more: Vec<(&str, &str)> = INSTANCES.iter().copied().chain([("porch", INSTANCES[1].1)]).collect();
+    signing(false)?;
+    let b = small.change_site(&more)?;
+    let reason = small.world.await_verdict(&b)?;
+    ensure!(reason.as_deref() == Some("commit-unsigned"), "{reason:?}");
+    small.await_event("commit-unsigned")?;
+    ensure!(small.world.changes()?.is_empty(), "the node was changed: {:?}", small.world.changes()?);
+    ensure!(small.world.status()?["accepted"]["revision"] == own.as_str(), "what was accepted is no longer in force");
+
+    small.world.git(&["reset", "--quiet", "--hard", &own])?;
+    signing(true)?;
+    fs::write(small.world.site_file(), site(&more))?;
+    small.world.git(&["commit", "--quiet", "--all", "--message", "B, signed"])?;
+    small.world.git(&["push", "--quiet", "--force", "origin", "HEAD:main"])?;
+    let signed = small.world.git(&["rev-parse", "HEAD"])?.trim().to_owned();
+    let reason = small.world.await_verdict(&signed)?;
+    ensure!(reason.is_none(), "{reason:?}");
+    small.await_settled(&more)?;
+
+    let most: Vec<(&str, &str)> = more.iter().copied().chain([("garage", INSTANCES[1].1)]).collect();
+    let c = small.change_site(&most)?;
+    let reason = small.world.await_verdict(&c)?;
+    ensure!(reason.as_deref() == Some("limit-instances"), "{reason:?}");
+    println!("unsigned and beyond HQ's limits: refused; signed: in force, {} guests", more.len());
     Ok(())
 }
 

@@ -48,6 +48,8 @@ pub struct Tuning<'a> {
     pub certificate_life: Option<u32>,
     /// Secret of the git hook.
     pub webhook_secret: Option<&'a str>,
+    /// Which commits must be signed: `trust.commits`.
+    pub commits: Option<&'a str>,
 }
 
 /// The site of the demo and the tests.
@@ -290,6 +292,7 @@ impl World {
         };
         let life = tuning.certificate_life.map_or(String::new(), |life| format!("certificate_life = {life}"));
         let window = tuning.window.map_or(String::new(), |window| format!("window = {window}"));
+        let commits = tuning.commits.map_or(String::new(), |commits| format!("commits = \"{commits}\""));
         let text = format!(
             r#"site = "{SITE}"
 state = "state"
@@ -301,6 +304,7 @@ interval = {interval}
 
 [trust]
 keys = ["{key}"]
+{commits}
 
 [proxmox]
 url = "{proxmox}"
