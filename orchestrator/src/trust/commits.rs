@@ -81,6 +81,11 @@ impl SignedCommit {
         }
     }
 
+    /// What is signed.
+    pub fn content(&self) -> &[u8] {
+        &self.content
+    }
+
     /// What the signature was made for.
     pub fn namespace(&self) -> &str {
         self.signature.namespace()

@@ -24,6 +24,21 @@ pub(crate) fn manifest(data: &[u8]) {
 static RELEASE: LazyLock<Document<Manifest>> =
     LazyLock::new(|| document::manifest("releases/2026.06.yaml", include_bytes!("../corpus/manifest/good")).unwrap());
 
+pub(crate) fn dealers(data: &[u8]) {
+    match document::dealers("dealers.yaml", data) {
+        Ok(dealers) => {
+            let site = document::site("sites/acme-hq/site.yaml", include_bytes!("../corpus/site/good")).unwrap();
+            let limits = dealers.value.limits_of(&site.value.dealer);
+            // What a dealer may is never more than what all may.
+            assert_eq!(limits.narrowed(&dealers.value.limits), limits);
+            let refusals = document::within(&site, &RELEASE.value, &limits);
+            refusals.iter().for_each(|refusal| drop(refusal.to_string()));
+            drop(document::dealer_of(&site, &dealers.value).map_err(|refusal| refusal.to_string()));
+        }
+        Err(refusals) => explained(&refusals),
+    }
+}
+
 pub(crate) fn site(data: &[u8]) {
     match document::site("sites/acme-hq/site.yaml", data) {
         Ok(site) => document::against(&site, &RELEASE.value).iter().for_each(|refusal| drop(refusal.to_string())),

@@ -18,7 +18,9 @@ pub type Target = fn(&[u8]);
 pub const TARGETS: &[(&str, Target)] = &[
     ("assignment", messages::assignment),
     ("bootstrap", messages::bootstrap),
+    ("commit", signatures::commit),
     ("conf", wiring::conf),
+    ("dealers", documents::dealers),
     ("enrolment", messages::enrolment),
     ("env", wiring::env),
     ("health", messages::health),

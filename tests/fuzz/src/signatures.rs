@@ -1,8 +1,11 @@
 //! What proves a document.
 
 use std::str::FromStr;
+use std::sync::LazyLock;
 
-use orchestrator::trust::{KeySet, SignatureFile, SignedComment, VerifyingKey};
+use contract::dealers::Dealers;
+use contract::document;
+use orchestrator::trust::{KeySet, SignatureFile, SignedComment, SignedCommit, VerifyingKey};
 
 /// The key behind the seed `good` of `minisign-signature`. Its secret half was thrown away.
 const KEY: &str = include_str!("../corpus/minisign-key/good");
@@ -34,5 +37,19 @@ pub(crate) fn signature(data: &[u8]) {
     }
     if let Ok(comment) = String::from_utf8_lossy(data).parse::<SignedComment>() {
         assert_eq!(comment.to_string().parse::<SignedComment>(), Ok(comment));
+    }
+}
+
+/// A list with the key behind the seed `good` of `commit`. Its secret half was thrown away.
+static DEALERS: LazyLock<Dealers> =
+    LazyLock::new(|| document::dealers("dealers.yaml", include_bytes!("../corpus/dealers/good")).unwrap().value);
+/// What that seed signs.
+const COMMIT: &[u8] = include_bytes!("../corpus/commit/unsigned");
+
+pub(crate) fn commit(data: &[u8]) {
+    let Ok(Some(commit)) = SignedCommit::parse(data) else { return };
+    let mut keys = DEALERS.dealers.values().flat_map(|dealer| &dealer.keys);
+    if keys.any(|key| commit.is_signed_by(key)) {
+        assert_eq!(commit.content(), COMMIT, "a signature holds for what was never signed");
     }
 }
