@@ -372,14 +372,24 @@ fn no_link_is_dead_and_no_test_is_invented() {
     }
     // `sources` leaves tests out; here they are what is looked for.
     let code: String = code.keys().map(|path| read(path)).chain(test_files()).collect();
-    let design = read("docs/design.md");
-    let table = design.split("## Promises").nth(1).unwrap();
+    let attacks: BTreeSet<String> = fs::read_dir(root().join("tests/data/attacks"))
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect();
+    let mut unnamed = attacks.clone();
     let mut seen = 0;
-    for test in quoted(table) {
-        assert!(code.contains(&format!("fn {test}(")), "docs/design.md names the test {test}, which is not there");
-        seen += 1;
+    for (page, heading) in [("docs/design.md", "## Promises"), ("docs/threat-model.md", "## Controls")] {
+        let text = read(page);
+        let table = text.split(heading).nth(1).unwrap().split("\n## ").next().unwrap();
+        for name in quoted(table) {
+            let is_test = code.contains(&format!("fn {name}("));
+            assert!(is_test || attacks.contains(name), "{page} names {name}, which is neither a test nor an attack");
+            unnamed.remove(name);
+            seen += 1;
+        }
     }
-    assert!(seen > 30, "{seen} tests");
+    assert!(seen > 100, "{seen} tests and attacks");
+    assert!(unnamed.is_empty(), "docs/threat-model.md does not say which control holds {unnamed:?}");
 }
 
 fn test_files() -> Vec<String> {
